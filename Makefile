@@ -21,8 +21,10 @@ JOBS ?= 2
 # More words for pytest, e.g. `make test ARGS='-k label -x'`.
 ARGS ?=
 
-# Pip must neither ask for news nor take settings for its installs from anywhere but the lock.
+# Pip must not look for a newer pip.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Pyright comes whole in its wheel; it must not look for a newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .PHONY: help setup demo test check test-crash bench format lock clean
 
