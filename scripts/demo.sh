@@ -11,7 +11,8 @@ vault="${VAULT:-build/demo-vault}"
 restored=build/demo-restored
 export PYTHONDONTWRITEBYTECODE=1 # Python's library must not grow cache files between archive and comparison
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+if [ -t 1 ]; then bold=$'\033[1m' plain=$'\033[0m'; else bold='' plain=''; fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 run() {
     printf '$ %s\n' "$*"
     "$@"
