@@ -1,0 +1,292 @@
+"""Pack files on a local disk: appending records, reading pieces of them, scanning and sealing.
+
+The bytes are those of `packformat`. One `PackWriter` owns a pack while it grows; `PackReader` may read any pack at the
+same time. Nothing is deleted here, and nothing that was written is ever written over.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from holdfast import durable
+from holdfast.blocks import packformat
+from holdfast.blocks.packformat import IndexEntry, RecordHeader, RecordType
+from holdfast.errors import IntegrityError
+from holdfast.values import BlockPlace, Locator
+
+PACK_SUFFIX = ".pack"
+
+
+def pack_path(folder: Path, pack_id: uuid.UUID) -> Path:
+    return folder / f"{pack_id}{PACK_SUFFIX}"
+
+
+class PackWriter:
+    """Appends records to one new pack. Owned by one thread."""
+
+    def __init__(self, folder: Path, *, vault_id: uuid.UUID, pack_id: uuid.UUID, created_ns: int) -> None:
+        self.pack_id = pack_id
+        self.path = pack_path(folder, pack_id)
+        self.size_bytes = packformat.SUPERBLOCK_BYTES
+        self._index: list[IndexEntry] = []
+        self._descriptor = durable.create_file(self.path)
+        superblock = packformat.Superblock(vault_id, pack_id, created_ns)
+        with durable.disk_full_explained(self.path):
+            durable.write_all(self._descriptor, packformat.encode_superblock(superblock))
+
+    def append(self, kind: RecordType, digest: bytes, payload: memoryview) -> int:
+        """Add a record; returns its offset. It is durable only after `sync`."""
+        offset = self.size_bytes
+        with durable.disk_full_explained(self.path):
+            self.size_bytes = write_record(
+                self._descriptor, kind, digest, payload, pack_id=self.pack_id, number=len(self._index), offset=offset
+            )
+        self._index.append(IndexEntry(kind, offset, len(payload), digest))
+        return offset
+
+    def sync(self) -> None:
+        """When this returns, every record appended so far survives a power cut."""
+        with durable.disk_full_explained(self.path):
+            durable.sync_file(self._descriptor)
+
+    def seal(self) -> None:
+        """Write index and footer, durably, and close the pack for ever."""
+        with durable.disk_full_explained(self.path):
+            self.size_bytes = write_seal(self._descriptor, self.pack_id, self._index, self.size_bytes)
+        self.close()
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def write_record(
+    descriptor: int,
+    kind: RecordType,
+    digest: bytes,
+    payload: memoryview,
+    *,
+    pack_id: uuid.UUID,
+    number: int,
+    offset: int,
+) -> int:
+    """Write one record at `offset` without syncing; returns the offset where the next one goes."""
+    table = packformat.piece_table(payload)
+    header = packformat.encode_header(
+        kind, digest, len(payload), table, pack_id=pack_id, number=number, offset=offset
+    )
+    end = offset + packformat.record_bytes(len(payload))
+    padding = bytes(end - offset - len(header) - len(payload) - len(table))
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    parts = [memoryview(header), payload, memoryview(table), memoryview(padding)]
+    written = os.writev(descriptor, parts)
+    for part in parts:  # the kernel may take fewer bytes than it was given
+        done = min(written, len(part))
+        written -= done
+        durable.write_all(descriptor, part[done:])
+    return end
+
+
+def write_seal(descriptor: int, pack_id: uuid.UUID, index: list[IndexEntry], offset: int) -> int:
+    """Write the index record and the footer from `offset` on, durably; returns the size of the sealed pack."""
+    payload = packformat.encode_index(index)
+    footer_offset = write_record(
+        descriptor,
+        RecordType.INDEX,
+        blake3(payload).digest(),
+        memoryview(payload),
+        pack_id=pack_id,
+        number=len(index),
+        offset=offset,
+    )
+    durable.write_all(descriptor, packformat.encode_footer(packformat.Footer(offset, len(index), pack_id)))
+    durable.sync_file(descriptor)
+    return footer_offset + packformat.FOOTER_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class _OpenRecord:
+    header: RecordHeader
+    table: bytes
+
+
+class PackReader:
+    """Reads pieces of records, each checked before it is handed out. Owned by one thread; `close` it.
+
+    Keeps a few packs open and the piece tables of the records used last.
+    """
+
+    OPEN_PACKS = 8
+    KEPT_TABLES = 512
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._buffer = bytearray(packformat.PIECE_BYTES)
+        self._descriptors: OrderedDict[uuid.UUID, int] = OrderedDict()
+        self._records: OrderedDict[tuple[uuid.UUID, int], _OpenRecord] = OrderedDict()
+
+    def read(self, place: BlockPlace, offset: int, length: int) -> memoryview:
+        """`length` bytes from `offset` of the block at `place`, in memory that is good until the next read.
+
+        Raises `IntegrityError` naming pack, offset and digests when any byte of a piece that is touched is not what
+        was written.
+        """
+        record = self._record(place)
+        first = offset // packformat.PIECE_BYTES * packformat.PIECE_BYTES
+        end = min(-(-(offset + length) // packformat.PIECE_BYTES) * packformat.PIECE_BYTES, place.locator.size_bytes)
+        if len(self._buffer) < end - first:
+            self._buffer = bytearray(end - first)
+        view = memoryview(self._buffer)[: end - first]
+        got_bytes = os.preadv(self._descriptor(place.pack_id), [view], record.header.payload_offset + first)
+        if got_bytes != end - first:
+            raise self._damage(place, first, f"{end - first} bytes", f"{got_bytes} bytes")
+        self._check_pieces(place, record, first, view)
+        return view[offset - first : offset - first + length]
+
+    def _check_pieces(self, place: BlockPlace, record: _OpenRecord, first: int, view: memoryview) -> None:
+        entry = first // packformat.PIECE_BYTES * 8
+        for start in range(0, len(view), packformat.PIECE_BYTES):
+            found = packformat.piece_sum(view[start : start + packformat.PIECE_BYTES])
+            expected = record.table[entry : entry + 8]
+            if found != expected:
+                raise self._damage(place, first + start, f"XXH3-64 {expected.hex()}", f"XXH3-64 {found.hex()}")
+            entry += 8
+
+    def _record(self, place: BlockPlace) -> _OpenRecord:
+        key = (place.pack_id, place.offset_bytes)
+        record = self._records.get(key)
+        if record is None:
+            record = self._records[key] = self._open_record(place)
+            if len(self._records) > self.KEPT_TABLES:
+                self._records.popitem(last=False)
+        self._records.move_to_end(key)
+        return record
+
+    def _open_record(self, place: BlockPlace) -> _OpenRecord:
+        descriptor = self._descriptor(place.pack_id)
+        head = os.pread(descriptor, packformat.HEADER_BYTES, place.offset_bytes)
+        try:
+            header = packformat.decode_header(head, pack_id=place.pack_id, offset=place.offset_bytes)
+            table = os.pread(descriptor, 8 * header.pieces, header.table_offset)
+            packformat.check_table(header, table)
+        except IntegrityError as error:
+            raise self._damage(place, 0, error.expected or "a whole record", error.found or error.message) from error
+        if (header.blake3, header.payload_bytes) != (place.locator.blake3, place.locator.size_bytes):
+            raise self._damage(place, 0, str(place.locator), f"b3:{header.blake3.hex()}+{header.payload_bytes}")
+        return _OpenRecord(header, table)
+
+    def _descriptor(self, pack_id: uuid.UUID) -> int:
+        descriptor = self._descriptors.get(pack_id)
+        if descriptor is None:
+            descriptor = self._descriptors[pack_id] = self._open_pack(pack_id)
+            if len(self._descriptors) > self.OPEN_PACKS:
+                os.close(self._descriptors.popitem(last=False)[1])
+        self._descriptors.move_to_end(pack_id)
+        return descriptor
+
+    def _open_pack(self, pack_id: uuid.UUID) -> int:
+        path = pack_path(self.folder, pack_id)
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise IntegrityError(
+                "a pack of the block store cannot be opened",
+                place=str(path),
+                found=error.strerror or str(error),
+                hint="holdfast restore --from tape reads the copies on tape",
+            ) from error
+
+    def _damage(self, place: BlockPlace, offset: int, expected: str, found: str) -> IntegrityError:
+        return IntegrityError(
+            "damaged bytes in the block store",
+            place=f"{pack_path(self.folder, place.pack_id)} block {place.locator} byte {offset}",
+            expected=expected,
+            found=found,
+            hint="holdfast restore --from tape reads the copies on tape",
+        )
+
+    def close(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+        self._records.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRecord:
+    """A whole record that a scan found; its payload was read and matches its digest."""
+
+    header: RecordHeader
+
+    def place(self) -> BlockPlace:
+        """Where the block is. Only for records of type BLOCK."""
+        locator = Locator(self.header.blake3, self.header.payload_bytes)
+        return BlockPlace(locator, self.header.pack_id, self.header.offset_bytes)
+
+
+def scan_pack(descriptor: int, pack_id: uuid.UUID) -> Iterator[FoundRecord]:
+    """Every whole record of the open pack, in order; damaged stretches are passed over."""
+    size = os.fstat(descriptor).st_size
+    offset = packformat.SUPERBLOCK_BYTES
+    while offset + packformat.HEADER_BYTES <= size:
+        header = _whole_record(descriptor, pack_id, offset)
+        if header is None:
+            offset += packformat.ALIGNMENT_BYTES
+            continue
+        yield FoundRecord(header)
+        offset = header.end_offset
+
+
+def _whole_record(descriptor: int, pack_id: uuid.UUID, offset: int) -> RecordHeader | None:
+    try:
+        header = packformat.decode_header(
+            os.pread(descriptor, packformat.HEADER_BYTES, offset), pack_id=pack_id, offset=offset
+        )
+        packformat.check_table(header, os.pread(descriptor, 8 * header.pieces, header.table_offset))
+    except IntegrityError:
+        return None
+    return header if _payload_digest(descriptor, header) == header.blake3 else None
+
+
+def _payload_digest(descriptor: int, header: RecordHeader) -> bytes:
+    hasher = blake3()
+    position, end = header.payload_offset, header.table_offset
+    while position < end:
+        data = os.pread(descriptor, min(2**20, end - position), position)
+        if not data:
+            break
+        hasher.update(data)
+        position += len(data)
+    return hasher.digest()
+
+
+def read_payload(descriptor: int, header: RecordHeader) -> bytes:
+    """The whole payload of a record that `scan_pack` found."""
+    return os.pread(descriptor, header.payload_bytes, header.payload_offset)
+
+
+def read_footer(descriptor: int) -> packformat.Footer | None:
+    """The footer of the open pack, or None when it is not sealed."""
+    size = os.fstat(descriptor).st_size
+    if size < packformat.SUPERBLOCK_BYTES + packformat.FOOTER_BYTES:
+        return None
+    return packformat.decode_footer(os.pread(descriptor, packformat.FOOTER_BYTES, size - packformat.FOOTER_BYTES))
+
+
+def seal_scanned(descriptor: int, pack_id: uuid.UUID, found: list[FoundRecord]) -> None:
+    """Seal a pack that a killed run left open: index and footer go behind whatever is there; nothing is cut off."""
+    index = [
+        IndexEntry(r.header.type, r.header.offset_bytes, r.header.payload_bytes, r.header.blake3)
+        for r in found
+        if r.header.type is not RecordType.INDEX
+    ]
+    end = packformat.aligned(os.fstat(descriptor).st_size)
+    write_seal(descriptor, pack_id, index, end)

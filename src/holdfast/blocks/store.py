@@ -1,0 +1,441 @@
+"""Keeping contents durably, and giving them back.
+
+`StoreWriter` has two halves. The front, owned by the caller's thread, hands out room in pooled buffers, so that a
+file is read straight into the block that will hold it. The back is one thread that owns the pack: it hashes full
+blocks, leaves out those that the store has, appends the others, and commits groups. The order of a group commit is
+the whole of law 3:
+
+    1. blocks appended, pack synced      2. manifest appended, pack synced      3. the sink's one catalog transaction
+
+Small contents share a block and lie in it whole; a large content gets blocks of its own, so that the same bytes make
+the same blocks wherever they come from.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from blake3 import blake3
+
+from holdfast.blocks import manifest as manifests
+from holdfast.blocks.buffers import Buffer, BufferPool
+from holdfast.blocks.manifest import Manifest, StoredVersion
+from holdfast.blocks.packfile import PackReader, PackWriter
+from holdfast.blocks.packformat import RecordType
+from holdfast.errors import IntegrityError
+from holdfast.values import BlockPlace, Content, FileVersion, Locator, Segment, Sighting, Source, VersionEnd
+
+BUFFER_COUNT = 4
+"""Blocks in memory: one shared by small files, one of the large file being read, two on their way to disk."""
+
+GROUP_VERSIONS = 4096
+GROUP_BYTES = 256 * 1024 * 1024
+"""A group is committed when it names so many versions or holds so many new bytes, whichever comes first."""
+
+READ_BYTES = 1024 * 1024
+
+
+class BlockIndex(Protocol):
+    """Where the durable blocks and contents lie; the catalog is one."""
+
+    def find_block(self, locator: Locator) -> BlockPlace | None:
+        """The place of a durable block, or None."""
+        ...
+
+    def find_segments(self, content: Content) -> tuple[Segment, ...] | None:
+        """The segments of a durable, non-empty content, or None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DurableGroup:
+    """What one group commit made durable in a pack: new blocks, and the manifest that names versions."""
+
+    pack_id: uuid.UUID
+    blocks: tuple[BlockPlace, ...]
+    manifest: Manifest
+    pack_bytes: int
+
+
+class GroupSink(Protocol):
+    """Takes what has become durable; it must have recorded it, durably, when it returns."""
+
+    def group_durable(self, group: DurableGroup) -> None: ...
+
+    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """Stands for a block whose name is not known yet; the back fills it in."""
+
+    locator: Locator | None = None
+
+
+Pieces = tuple[tuple[Ticket, int, int], ...]
+"""(block, offset, length) of each piece of a content that is on its way to the store."""
+
+
+@dataclass(slots=True)
+class _PendingVersion:
+    version: FileVersion
+    sighting: Sighting | None
+    pieces: Pieces
+    segments: tuple[Segment, ...]
+
+
+@dataclass(slots=True)
+class _Group:
+    sources: dict[str, Source] = field(default_factory=dict[str, Source])
+    versions: list[_PendingVersion] = field(default_factory=list[_PendingVersion])
+    ends: list[VersionEnd] = field(default_factory=list[VersionEnd])
+    contents: list[Content] = field(default_factory=list[Content])
+    new_bytes: int = 0
+
+    def is_full(self) -> bool:
+        return len(self.versions) + len(self.ends) >= GROUP_VERSIONS or self.new_bytes >= GROUP_BYTES
+
+    def __bool__(self) -> bool:
+        return bool(self.versions or self.ends)
+
+
+class StoreWriter:
+    """Keeps contents; use as a context manager. Not for two threads at once.
+
+    Leaving the block without an exception commits everything and seals the pack; leaving it with one stops after
+    what was handed over already, and loses nothing that the sink was told.
+    """
+
+    def __init__(
+        self, folder: Path, *, vault_id: uuid.UUID, block_bytes: int, pack_bytes: int, index: BlockIndex, sink: GroupSink
+    ) -> None:
+        self.small_limit_bytes = block_bytes // 4
+        self._pool = BufferPool(BUFFER_COUNT, block_bytes)
+        self._index = index
+        self._shared: Buffer | None = None
+        self._shared_ticket = Ticket()
+        self._group = _Group()
+        self._recent: dict[Content, Pieces] = {}
+        self._back = _Back(folder, vault_id, pack_bytes, self._pool, index, sink)
+
+    def __enter__(self) -> StoreWriter:
+        self._back.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.commit()
+        finally:
+            self._back.stop(seal=kind is None)
+        if kind is None:
+            self._back.raise_failure()
+
+    # -- small contents: whole, in a shared block
+
+    def small_room(self, size_bytes: int) -> memoryview:
+        """Room for a content of at most `size_bytes` (no more than `small_limit_bytes`); see `keep_small`."""
+        if self._shared is not None and self._shared.room_bytes < size_bytes:
+            self._seal_shared()
+        if self._shared is None:
+            self._shared = self._pool.take()
+            self._shared_ticket = Ticket()
+        used = self._shared.used_bytes
+        return self._shared.view[used : used + size_bytes]
+
+    def keep_small(self, length_bytes: int) -> Pieces:
+        """The first `length_bytes` of the room last given are a content. Not called: the room is free again."""
+        assert self._shared is not None
+        offset = self._shared.used_bytes
+        self._shared.used_bytes += length_bytes
+        self._group.new_bytes += length_bytes
+        return ((self._shared_ticket, offset, length_bytes),)
+
+    def _seal_shared(self) -> None:
+        shared, self._shared = self._shared, None
+        if shared is None:
+            return
+        if shared.used_bytes:
+            self._hand_over(self._shared_ticket, shared)
+        else:
+            self._pool.give_back(shared)
+
+    # -- large contents: blocks of their own
+
+    def large(self) -> LargeContent:
+        """A new large content; read into its room until the file ends."""
+        return LargeContent(self)
+
+    def _take_buffer(self) -> Buffer:
+        self._back.raise_failure()
+        return self._pool.take()
+
+    def _hand_over(self, ticket: Ticket, buffer: Buffer) -> None:
+        self._back.put(ticket, buffer)
+
+    # -- naming what was kept
+
+    def find(self, content: Content) -> tuple[Pieces, tuple[Segment, ...]] | None:
+        """Where `content` lies or will lie, if it was kept before; only one of the two parts is not empty."""
+        self._forget_durable()
+        pieces = self._recent.get(content)
+        if pieces is not None:
+            return pieces, ()
+        segments = self._index.find_segments(content)
+        return None if segments is None else ((), segments)
+
+    def _forget_durable(self) -> None:
+        for content in self._back.contents_durable():
+            self._recent.pop(content, None)
+
+    def add(
+        self,
+        source: Source,
+        version: FileVersion,
+        sighting: Sighting | None,
+        *,
+        pieces: Pieces = (),
+        segments: tuple[Segment, ...] = (),
+    ) -> None:
+        """Name a version; it will be durable with its group. Its content lies in `pieces` or `segments`."""
+        self._group.sources[source.name] = source
+        self._group.versions.append(_PendingVersion(version, sighting, pieces, segments))
+        if version.content is not None and pieces:
+            self._recent[version.content] = pieces
+            self._group.contents.append(version.content)
+        self._commit_if_full()
+
+    def end(self, end: VersionEnd) -> None:
+        """Name the end of a version; durable with its group."""
+        self._group.ends.append(end)
+        self._commit_if_full()
+
+    def _commit_if_full(self) -> None:
+        if self._group.is_full():
+            self.commit()
+
+    def commit(self) -> None:
+        """Hand the group over: it becomes durable behind the caller's back. Raises what went wrong before."""
+        self._back.raise_failure()
+        self._seal_shared()
+        group, self._group = self._group, _Group()
+        if group:
+            self._back.put_group(group)
+
+    def barrier(self) -> None:
+        """Commit, and wait until everything added so far is durable; raises what prevented it."""
+        self.commit()
+        self._back.wait()
+        self._forget_durable()
+
+
+class LargeContent:
+    """A content that is read into blocks of its own; `pieces` is complete after `finish`."""
+
+    def __init__(self, writer: StoreWriter) -> None:
+        self._writer = writer
+        self._buffer: Buffer | None = None
+        self._pieces: list[tuple[Ticket, int, int]] = []
+
+    def room(self) -> memoryview:
+        """Memory to read the next bytes into; never empty."""
+        if self._buffer is None:
+            self._buffer = self._writer._take_buffer()  # pyright: ignore[reportPrivateUsage]
+        return self._buffer.view[self._buffer.used_bytes :]
+
+    def filled(self, count_bytes: int) -> None:
+        """`count_bytes` of the room hold data now."""
+        assert self._buffer is not None
+        self._buffer.used_bytes += count_bytes
+        self._writer._group.new_bytes += count_bytes  # pyright: ignore[reportPrivateUsage]
+        if self._buffer.room_bytes == 0:
+            self._seal()
+
+    def finish(self) -> Pieces:
+        self._seal()
+        return tuple(self._pieces)
+
+    def abandon(self) -> None:
+        """Give the memory back. Blocks that are full already stay in the store, named by nothing."""
+        if self._buffer is not None:
+            self._buffer.used_bytes = 0
+        self._seal()
+
+    def _seal(self) -> None:
+        buffer, self._buffer = self._buffer, None
+        if buffer is None:
+            return
+        if buffer.used_bytes == 0:
+            self._writer._pool.give_back(buffer)  # pyright: ignore[reportPrivateUsage]
+            return
+        ticket = Ticket()
+        self._pieces.append((ticket, 0, buffer.used_bytes))
+        self._writer._hand_over(ticket, buffer)  # pyright: ignore[reportPrivateUsage]
+
+
+class _Back:
+    """The thread that owns the pack. After a failure it only gives buffers back, so that the front never hangs."""
+
+    def __init__(
+        self, folder: Path, vault_id: uuid.UUID, pack_bytes: int, pool: BufferPool, index: BlockIndex, sink: GroupSink
+    ) -> None:
+        self._folder = folder
+        self._vault_id = vault_id
+        self._pack_limit_bytes = pack_bytes
+        self._pool = pool
+        self._index = index
+        self._sink = sink
+        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=16)
+        self._thread = threading.Thread(target=self._run, name="store-writer")
+        self._failure: BaseException | None = None
+        self._pack: PackWriter | None = None
+        self._new: dict[Locator, BlockPlace] = {}
+        self._durable: queue.SimpleQueue[Content] = queue.SimpleQueue()
+
+    # -- called by the front
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, ticket: Ticket, buffer: Buffer) -> None:
+        self._work.put(lambda: self._keep_block(ticket, buffer))
+
+    def put_group(self, group: _Group) -> None:
+        self._work.put(lambda: self._commit(group))
+
+    def wait(self) -> None:
+        self._work.join()
+        self.raise_failure()
+
+    def stop(self, *, seal: bool) -> None:
+        if seal:
+            self._work.put(self._seal_pack)
+        self._work.put(None)
+        self._thread.join()
+        if self._pack is not None:
+            self._pack.close()
+
+    def raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def contents_durable(self) -> Iterator[Content]:
+        while not self._durable.empty():
+            yield self._durable.get()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while (step := self._work.get()) is not None:
+            try:
+                step()
+            except BaseException as error:  # noqa: BLE001 - handed to the front, which raises it
+                self._failure = self._failure or error
+            finally:
+                self._work.task_done()
+        self._work.task_done()
+
+    def _keep_block(self, ticket: Ticket, buffer: Buffer) -> None:
+        try:
+            if self._failure is None:
+                ticket.locator = self._keep(buffer.filled())
+        finally:
+            self._pool.give_back(buffer)
+
+    def _keep(self, data: memoryview) -> Locator:
+        locator = Locator(blake3(data).digest(), len(data))
+        if locator not in self._new and self._index.find_block(locator) is None:
+            pack = self._open_pack()
+            offset = pack.append(RecordType.BLOCK, locator.blake3, data)
+            self._new[locator] = BlockPlace(locator, pack.pack_id, offset)
+        return locator
+
+    def _open_pack(self) -> PackWriter:
+        if self._pack is None:
+            self._pack = PackWriter(
+                self._folder, vault_id=self._vault_id, pack_id=uuid.uuid4(), created_ns=time.time_ns()
+            )
+        return self._pack
+
+    def _commit(self, group: _Group) -> None:
+        if self._failure is not None:
+            return
+        pack = self._open_pack()
+        if self._new:
+            pack.sync()
+        manifest = _manifest_of(group)
+        payload = manifests.encode(manifest)
+        pack.append(RecordType.MANIFEST, blake3(payload).digest(), memoryview(payload))
+        pack.sync()
+        self._sink.group_durable(DurableGroup(pack.pack_id, tuple(self._new.values()), manifest, pack.size_bytes))
+        self._new.clear()
+        for content in group.contents:
+            self._durable.put(content)
+        if pack.size_bytes >= self._pack_limit_bytes:
+            self._seal_pack()
+
+    def _seal_pack(self) -> None:
+        if self._pack is None or self._failure is not None:
+            return
+        pack, self._pack = self._pack, None
+        pack.seal()
+        self._sink.pack_sealed(pack.pack_id, pack.size_bytes)
+
+
+def _manifest_of(group: _Group) -> Manifest:
+    versions = tuple(
+        StoredVersion(pending.version, pending.sighting, pending.segments or _segments_of(pending.pieces))
+        for pending in group.versions
+    )
+    return Manifest(tuple(group.sources.values()), versions, tuple(group.ends))
+
+
+def _segments_of(pieces: Pieces) -> tuple[Segment, ...]:
+    segments: list[Segment] = []
+    for ticket, offset, length in pieces:
+        assert ticket.locator is not None, "a group is committed after its blocks"
+        segments.append(Segment(ticket.locator, offset, length))
+    return tuple(segments)
+
+
+class BlockReader:
+    """Gives contents back from the store, every piece checked. Owned by one thread; use as a context manager."""
+
+    def __init__(self, folder: Path, index: BlockIndex) -> None:
+        self._index = index
+        self._packs = PackReader(folder)
+        self._last: BlockPlace | None = None
+
+    def __enter__(self) -> BlockReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._packs.close()
+
+    def read(self, segments: tuple[Segment, ...]) -> Iterator[memoryview]:
+        """The bytes of a content in order, in pieces of up to 1 MiB, each good until the next is asked for.
+
+        Raises `IntegrityError` when a block is missing or a piece damaged.
+        """
+        for segment in segments:
+            place = self._place(segment.locator)
+            offset, end = segment.offset_bytes, segment.offset_bytes + segment.length_bytes
+            while offset < end:
+                length = min(READ_BYTES - offset % READ_BYTES, end - offset)
+                yield self._packs.read(place, offset, length)
+                offset += length
+
+    def _place(self, locator: Locator) -> BlockPlace:
+        if self._last is None or self._last.locator != locator:
+            self._last = self._index.find_block(locator)
+        if self._last is None:
+            raise IntegrityError("a block is missing from the store", place=str(locator), expected="a place in a pack")
+        return self._last

@@ -1,0 +1,105 @@
+"""The front of the catalog: the block store's index and sink, and transactions for everybody else."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from holdfast.catalog import files
+from holdfast.catalog.database import Database
+from holdfast.values import BlockPlace, Content, FileVersion, Locator, Segment, Sighting, Source, VersionEnd
+
+
+class _Stored(Protocol):
+    @property
+    def version(self) -> FileVersion: ...
+    @property
+    def sighting(self) -> Sighting | None: ...
+    @property
+    def segments(self) -> tuple[Segment, ...]: ...
+
+
+class _Manifest(Protocol):
+    @property
+    def sources(self) -> tuple[Source, ...]: ...
+    @property
+    def versions(self) -> tuple[_Stored, ...]: ...
+    @property
+    def ends(self) -> tuple[VersionEnd, ...]: ...
+
+
+class _Group(Protocol):
+    @property
+    def pack_id(self) -> uuid.UUID: ...
+    @property
+    def blocks(self) -> tuple[BlockPlace, ...]: ...
+    @property
+    def manifest(self) -> _Manifest: ...
+    @property
+    def pack_bytes(self) -> int: ...
+
+
+class Catalog:
+    """One vault's catalog. `close` it. Safe for several threads and processes."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path)
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._database.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """See `Database.transaction`."""
+        with self._database.transaction() as connection:
+            yield connection
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """See `Database.reading`."""
+        with self._database.reading() as connection:
+            yield connection
+
+    # -- as the block store's index
+
+    def find_block(self, locator: Locator) -> BlockPlace | None:
+        with self._database.reading() as connection:
+            return files.find_block(connection, locator)
+
+    def find_segments(self, content: Content) -> tuple[Segment, ...] | None:
+        with self._database.reading() as connection:
+            return files.find_segments(connection, content)
+
+    # -- as the block store's sink
+
+    def group_durable(self, group: _Group) -> None:
+        """Record what a group commit made durable, in one transaction; telling it twice is telling it once."""
+        manifest = group.manifest
+        with self._database.transaction() as connection:
+            pack_row = files.record_pack(connection, group.pack_id, group.pack_bytes, sealed=False)
+            files.record_blocks(connection, pack_row, group.blocks)
+            files.record_sources(connection, manifest.sources)
+            files.record_versions(connection, [(stored.version, stored.sighting) for stored in manifest.versions])
+            kept = {s.version.content: s.segments for s in manifest.versions if s.version.content and s.segments}
+            rows = files.record_contents(connection, kept)
+            files.record_segments(connection, {row: kept[content] for content, row in rows.items()})
+            files.record_ends(connection, manifest.ends)
+
+    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int) -> None:
+        with self._database.transaction() as connection:
+            files.record_pack(connection, pack_id, pack_bytes, sealed=True)
+
+    def pack_is_sealed(self, pack_id: uuid.UUID) -> bool:
+        with self._database.reading() as connection:
+            return files.pack_is_sealed(connection, pack_id)

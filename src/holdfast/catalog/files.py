@@ -1,0 +1,449 @@
+"""Sources, versions, contents and where the store keeps them.
+
+Functions on a connection: those that record are idempotent (a fact told twice is one fact, by uuid or digest), so
+that adopting after a crash may repeat what was recorded already. They do not commit.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Row,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from holdfast.catalog.schema import block, content, pack, segment, source, version
+from holdfast.values import (
+    Attributes,
+    BlockPlace,
+    Content,
+    FileVersion,
+    Kind,
+    Locator,
+    Segment,
+    Sighting,
+    Source,
+    VersionEnd,
+    parent_path,
+    path_digest,
+)
+
+IN_LIMIT = 400
+"""Values in one `IN (...)`: well below every database's limit on parameters."""
+
+T = TypeVar("T")
+
+
+def chunks(items: Sequence[T], size: int = IN_LIMIT) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def insert_new(table: Table) -> Insert:
+    """An INSERT that passes over rows whose unique key is there already."""
+    return insert(table).prefix_with("OR IGNORE", dialect="sqlite").prefix_with("IGNORE", dialect="mysql")
+
+
+@dataclass(frozen=True, slots=True)
+class PresentVersion:
+    """A version as the catalog holds it, with its row number and last sighting."""
+
+    row: int
+    version: FileVersion
+    sighting: Sighting
+
+
+# -- sources
+
+
+def record_sources(connection: Connection, sources: Iterable[Source]) -> None:
+    rows = [{"uuid": s.id.bytes, "name": s.name, "host": s.host, "root": s.root} for s in sources]
+    if rows:
+        connection.execute(insert_new(source), rows)
+
+
+def all_sources(connection: Connection) -> list[Source]:
+    rows = connection.execute(select(source).order_by(source.c.id))
+    return [Source(uuid.UUID(bytes=row.uuid), row.name, row.host, row.root) for row in rows]
+
+
+def source_rows(connection: Connection) -> dict[str, int]:
+    """Row number of each source by name."""
+    return {row.name: row.id for row in connection.execute(select(source.c.name, source.c.id))}
+
+
+# -- contents and their segments
+
+
+def record_contents(connection: Connection, contents: Iterable[Content]) -> dict[Content, int]:
+    """Record the contents; returns the row number of each."""
+    wanted = list(dict.fromkeys(contents))
+    if wanted:
+        connection.execute(
+            insert_new(content), [{"sha256": item.sha256, "size_bytes": item.size_bytes} for item in wanted]
+        )
+    found: dict[Content, int] = {}
+    for part in chunks(wanted):
+        query = select(content).where(content.c.sha256.in_([item.sha256 for item in part]))
+        for row in connection.execute(query):
+            found[Content(row.sha256, row.size_bytes)] = row.id
+    return found
+
+
+def record_pack(connection: Connection, pack_id: uuid.UUID, size_bytes: int, *, sealed: bool) -> int:
+    """Record or update a pack; returns its row number."""
+    connection.execute(insert_new(pack).values(uuid=pack_id.bytes, size_bytes=size_bytes, sealed=sealed))
+    values: dict[str, Any] = {"size_bytes": size_bytes} | ({"sealed": True} if sealed else {})
+    connection.execute(update(pack).where(pack.c.uuid == pack_id.bytes).values(**values))
+    return connection.execute(select(pack.c.id).where(pack.c.uuid == pack_id.bytes)).scalar_one()
+
+
+def pack_is_sealed(connection: Connection, pack_id: uuid.UUID) -> bool:
+    return bool(connection.scalar(select(pack.c.sealed).where(pack.c.uuid == pack_id.bytes)))
+
+
+def record_blocks(connection: Connection, pack_row: int, places: Iterable[BlockPlace]) -> None:
+    rows = [
+        {
+            "blake3": place.locator.blake3,
+            "size_bytes": place.locator.size_bytes,
+            "pack_id": pack_row,
+            "offset_bytes": place.offset_bytes,
+        }
+        for place in places
+    ]
+    if rows:
+        connection.execute(insert_new(block), rows)
+
+
+def block_rows(connection: Connection, locators: Iterable[Locator]) -> dict[Locator, int]:
+    found: dict[Locator, int] = {}
+    for part in chunks(list(dict.fromkeys(locators))):
+        query = select(block.c.id, block.c.blake3, block.c.size_bytes).where(
+            block.c.blake3.in_([locator.blake3 for locator in part])
+        )
+        for row in connection.execute(query):
+            found[Locator(row.blake3, row.size_bytes)] = row.id
+    return found
+
+
+def record_segments(connection: Connection, contents: Mapping[int, tuple[Segment, ...]]) -> None:
+    """Record where each content (by row number) lies; a content that has segments already keeps them."""
+    blocks = block_rows(connection, (s.locator for segments in contents.values() for s in segments))
+    rows = [
+        {
+            "content_id": row,
+            "number": number,
+            "block_id": blocks[item.locator],
+            "offset_bytes": item.offset_bytes,
+            "length_bytes": item.length_bytes,
+        }
+        for row, segments in contents.items()
+        for number, item in enumerate(segments)
+    ]
+    known = contents_with_segments(connection, list(contents))
+    fresh = [row for row in rows if row["content_id"] not in known]
+    if fresh:
+        connection.execute(insert(segment), fresh)
+
+
+def contents_with_segments(connection: Connection, rows: Sequence[int]) -> set[int]:
+    found: set[int] = set()
+    for part in chunks(rows):
+        found.update(connection.scalars(select(segment.c.content_id).where(segment.c.content_id.in_(part)).distinct()))
+    return found
+
+
+def find_block(connection: Connection, locator: Locator) -> BlockPlace | None:
+    row = connection.execute(
+        select(pack.c.uuid, block.c.offset_bytes)
+        .join(pack, pack.c.id == block.c.pack_id)
+        .where(block.c.blake3 == locator.blake3, block.c.size_bytes == locator.size_bytes)
+    ).one_or_none()
+    return None if row is None else BlockPlace(locator, uuid.UUID(bytes=row.uuid), row.offset_bytes)
+
+
+def find_segments(connection: Connection, wanted: Content) -> tuple[Segment, ...] | None:
+    rows = connection.execute(
+        select(block.c.blake3, block.c.size_bytes, segment.c.offset_bytes, segment.c.length_bytes)
+        .join(content, content.c.id == segment.c.content_id)
+        .join(block, block.c.id == segment.c.block_id)
+        .where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes)
+        .order_by(segment.c.number)
+    ).all()
+    segments = tuple(Segment(Locator(r.blake3, r.size_bytes), r.offset_bytes, r.length_bytes) for r in rows)
+    return segments or None
+
+
+# -- versions
+
+
+def record_versions(connection: Connection, versions: Iterable[tuple[FileVersion, Sighting | None]]) -> None:
+    """Record versions; their sources must be recorded. One that is known by its uuid is passed over."""
+    known = list(versions)
+    contents = record_contents(connection, (v.content for v, _ in known if v.content is not None))
+    sources = source_rows(connection)
+    rows = [_version_row(v, sighting, sources, contents) for v, sighting in known]
+    if rows:
+        connection.execute(insert_new(version), rows)
+
+
+def _version_row(
+    item: FileVersion, sighting: Sighting | None, sources: Mapping[str, int], contents: Mapping[Content, int]
+) -> dict[str, Any]:
+    a = item.attributes
+    return {
+        "uuid": item.id.bytes,
+        "source_id": sources[item.source],
+        "path": item.path,
+        "path_digest": path_digest(item.path),
+        "folder_digest": path_digest(parent_path(item.path)),
+        "kind": item.kind.value,
+        "size_bytes": item.size_bytes,
+        "mode": a.mode,
+        "mtime_ns": a.mtime_ns,
+        "uid": a.uid,
+        "gid": a.gid,
+        "user": a.user,
+        "group": a.group,
+        "sparse": a.sparse,
+        "link_target": item.link_target,
+        "hard_link_of": item.hard_link_of.bytes if item.hard_link_of else None,
+        "content_id": contents[item.content] if item.content else None,
+        "seen_ns": item.seen_ns,
+        "void": False,
+        "device": signed(sighting.device) if sighting else 0,
+        "inode": signed(sighting.inode) if sighting else 0,
+        "ctime_ns": sighting.ctime_ns if sighting else 0,
+        "looked_ns": sighting.looked_ns if sighting else 0,
+    }
+
+
+def signed(number: int) -> int:
+    """An unsigned 64-bit number as the signed one that databases can hold (inodes may have the top bit set)."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def unsigned(number: int) -> int:
+    return number + 2**64 if number < 0 else number
+
+
+VERSION_COLUMNS = (
+    version,
+    source.c.name.label("source_name"),
+    content.c.sha256.label("sha256"),
+)
+
+
+def select_versions() -> Select[Any]:
+    """Versions joined with their source's name and content's digest; see `version_from`."""
+    return (
+        select(*VERSION_COLUMNS)
+        .join(source, source.c.id == version.c.source_id)
+        .outerjoin(content, content.c.id == version.c.content_id)
+    )
+
+
+def version_from(row: Row[Any]) -> FileVersion:
+    """The version of a row of `select_versions`."""
+    return FileVersion(
+        id=uuid.UUID(bytes=row.uuid),
+        source=row.source_name,
+        path=row.path,
+        kind=Kind(row.kind),
+        size_bytes=row.size_bytes,
+        attributes=Attributes(row.mode, row.mtime_ns, row.uid, row.gid, row.user, row.group, row.sparse),
+        seen_ns=row.seen_ns,
+        content=None if row.sha256 is None else Content(row.sha256, row.size_bytes),
+        link_target=row.link_target,
+        hard_link_of=None if row.hard_link_of is None else uuid.UUID(bytes=row.hard_link_of),
+    )
+
+
+def present_from(row: Row[Any]) -> PresentVersion:
+    sighting = Sighting(unsigned(row.device), unsigned(row.inode), row.ctime_ns, row.looked_ns)
+    return PresentVersion(row.id, version_from(row), sighting)
+
+
+def present_in_folder(connection: Connection, source_name: str, folder: bytes) -> dict[bytes, PresentVersion]:
+    """The versions that were there when the folder was last looked at, by path. The root folder is not its own."""
+    query = select_versions().where(
+        source.c.name == source_name,
+        version.c.folder_digest == path_digest(folder),
+        version.c.ended_ns.is_(None),
+        version.c.void.is_(False),
+    )
+    return {row.path: present_from(row) for row in connection.execute(query) if row.path}
+
+
+def present_at(connection: Connection, source_name: str, path: bytes) -> PresentVersion | None:
+    """The version that was last seen at `path` and is not ended."""
+    query = select_versions().where(
+        source.c.name == source_name,
+        version.c.path_digest == path_digest(path),
+        version.c.ended_ns.is_(None),
+        version.c.void.is_(False),
+    )
+    row = connection.execute(query.order_by(version.c.id.desc()).limit(1)).one_or_none()
+    return None if row is None else present_from(row)
+
+
+def first_of_inode(connection: Connection, source_name: str, device: int, inode: int, since_ns: int) -> uuid.UUID | None:
+    """The version with this inode that was seen since a time and is no hard link of another."""
+    query = (
+        select(version.c.uuid)
+        .join(source, source.c.id == version.c.source_id)
+        .where(
+            source.c.name == source_name,
+            version.c.inode == signed(inode),
+            version.c.device == signed(device),
+            version.c.looked_ns >= since_ns,
+            version.c.ended_ns.is_(None),
+            version.c.hard_link_of.is_(None),
+        )
+        .order_by(version.c.id)
+        .limit(1)
+    )
+    found = connection.scalar(query)
+    return None if found is None else uuid.UUID(bytes=found)
+
+
+def record_looks(connection: Connection, looks: Iterable[tuple[int, Sighting]]) -> None:
+    """A version (by row number) was looked at again and is unchanged."""
+    rows = [
+        {
+            "row": row,
+            "new_device": signed(s.device),
+            "new_inode": signed(s.inode),
+            "new_ctime": s.ctime_ns,
+            "new_looked": s.looked_ns,
+        }
+        for row, s in looks
+    ]
+    if rows:
+        connection.execute(
+            update(version)
+            .where(version.c.id == bindparam("row"))
+            .values(
+                device=bindparam("new_device"),
+                inode=bindparam("new_inode"),
+                ctime_ns=bindparam("new_ctime"),
+                looked_ns=bindparam("new_looked"),
+            ),
+            rows,
+        )
+
+
+def record_ends(connection: Connection, ends: Iterable[VersionEnd]) -> None:
+    """Versions ended; the first end that was recorded stays."""
+    rows = [{"which": end.version_id.bytes, "at": end.ended_ns} for end in ends]
+    if rows:
+        connection.execute(
+            update(version)
+            .where(version.c.uuid == bindparam("which"), version.c.ended_ns.is_(None))
+            .values(ended_ns=bindparam("at")),
+            rows,
+        )
+
+
+def record_read_contents(connection: Connection, read: Mapping[uuid.UUID, Content]) -> None:
+    """In-place versions were read: their contents are known now."""
+    contents = record_contents(connection, read.values())
+    rows = [{"which": version_id.bytes, "row": contents[item]} for version_id, item in read.items()]
+    if rows:
+        connection.execute(
+            update(version)
+            .where(version.c.uuid == bindparam("which"), version.c.content_id.is_(None))
+            .values(content_id=bindparam("row")),
+            rows,
+        )
+
+
+def record_void(connection: Connection, versions: Iterable[uuid.UUID]) -> None:
+    """In-place versions that changed while they were read: they name no bytes that anybody has."""
+    rows = [{"which": version_id.bytes} for version_id in versions]
+    if rows:
+        connection.execute(
+            update(version)
+            .where(version.c.uuid == bindparam("which"), version.c.content_id.is_(None))
+            .values(void=True, ended_ns=version.c.seen_ns),
+            rows,
+        )
+
+
+def seen_at(moment_ns: int | None) -> ColumnElement[bool]:
+    """Versions that were there at a moment (None: now)."""
+    if moment_ns is None:
+        return and_(version.c.ended_ns.is_(None), version.c.void.is_(False))
+    return and_(
+        version.c.seen_ns <= moment_ns,
+        or_(version.c.ended_ns.is_(None), version.c.ended_ns > moment_ns),
+        version.c.void.is_(False),
+    )
+
+
+PAGE_ROWS = 2000
+
+
+def versions_at(connection: Connection, moment_ns: int | None) -> Iterator[PresentVersion]:
+    """Every version that was there at a moment, in the order in which they were recorded, page by page."""
+    last = 0
+    while True:
+        query = select_versions().where(seen_at(moment_ns), version.c.id > last)
+        page = connection.execute(query.order_by(version.c.id).limit(PAGE_ROWS)).all()
+        yield from map(present_from, page)
+        if len(page) < PAGE_ROWS:
+            return
+        last = page[-1].id
+
+
+def versions_of_path(connection: Connection, source_name: str, path: bytes) -> list[tuple[PresentVersion, int | None]]:
+    """Every version of one path, newest first, each with the time when it ended, if it did."""
+    query = select_versions().where(source.c.name == source_name, version.c.path_digest == path_digest(path))
+    rows = connection.execute(query.order_by(version.c.id.desc())).all()
+    return [(present_from(row), row.ended_ns) for row in rows]
+
+
+def versions_by_id(connection: Connection, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, PresentVersion]:
+    found: dict[uuid.UUID, PresentVersion] = {}
+    for part in chunks(ids):
+        query = select_versions().where(version.c.uuid.in_([item.bytes for item in part]))
+        for row in connection.execute(query):
+            present = present_from(row)
+            found[present.version.id] = present
+    return found
+
+
+def version_row_numbers(connection: Connection, ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, int]:
+    found: dict[uuid.UUID, int] = {}
+    for part in chunks(ids):
+        query = select(version.c.uuid, version.c.id).where(version.c.uuid.in_([item.bytes for item in part]))
+        found.update((uuid.UUID(bytes=row.uuid), row.id) for row in connection.execute(query))
+    return found
+
+
+def count_store(connection: Connection) -> dict[str, int]:
+    """Totals of the store: blocks, their bytes, packs, contents."""
+    blocks = connection.execute(select(func.count(), func.coalesce(func.sum(block.c.size_bytes), 0)).select_from(block))
+    count, total = blocks.one()
+    return {
+        "blocks": count,
+        "block_bytes": int(total),
+        "packs": connection.scalar(select(func.count()).select_from(pack)) or 0,
+        "contents": connection.scalar(select(func.count()).select_from(content)) or 0,
+    }

@@ -1,0 +1,213 @@
+"""Evidence, and what it proves.
+
+A row of evidence says: this tape file of this cartridge was read back at this time in this drive, and these digests
+matched or did not. Only the newest row of each tape file counts. A copy is *proven* when its newest evidence matched
+and was read from the medium after a reload, and its cartridge is not fenced. Law 4 asks for two proven copies on two
+cartridges; `releasable` adds what makes them independent: different failure domains, and no virtual cartridge unless
+the vault's owner has said that those count.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, Subquery, and_, exists, func, insert, or_, select, update
+
+from holdfast.catalog.files import VERSION_COLUMNS, version_from
+from holdfast.catalog.schema import cartridge, content, evidence, listing, member, session, source, tape_object, version
+from holdfast.values import Content, FileVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One reading of one tape file. Digests are BLAKE3 of the whole tape file, 32 bytes; times in ns since 1970."""
+
+    id: uuid.UUID
+    barcode: str
+    tape_file: int
+    object_id: uuid.UUID | None
+    drive: str
+    begun_ns: int
+    ended_ns: int
+    size_bytes: int
+    members: int
+    expected: bytes
+    found: bytes
+    matched: bool
+    reloaded: bool
+    problem: str | None = None
+
+
+def record_evidence(connection: Connection, new: Iterable[Evidence]) -> None:
+    """Record readings; one that is known by its uuid is passed over."""
+    for item in new:
+        if connection.scalar(select(evidence.c.id).where(evidence.c.uuid == item.id.bytes)) is not None:
+            continue
+        cartridge_row = connection.execute(
+            select(cartridge.c.id).where(cartridge.c.barcode == item.barcode)
+        ).scalar_one()
+        object_row = None
+        if item.object_id is not None:
+            object_row = connection.scalar(select(tape_object.c.id).where(tape_object.c.uuid == item.object_id.bytes))
+        connection.execute(
+            insert(evidence).values(
+                uuid=item.id.bytes,
+                cartridge_id=cartridge_row,
+                tape_file=item.tape_file,
+                object_id=object_row,
+                drive=item.drive,
+                begun_ns=item.begun_ns,
+                ended_ns=item.ended_ns,
+                size_bytes=item.size_bytes,
+                members=item.members,
+                expected=item.expected,
+                found=item.found,
+                matched=item.matched,
+                reloaded=item.reloaded,
+                problem=item.problem,
+            )
+        )
+
+
+def _select_evidence() -> Select[Any]:
+    return (
+        select(evidence, cartridge.c.barcode, tape_object.c.uuid.label("object_uuid"))
+        .join(cartridge, cartridge.c.id == evidence.c.cartridge_id)
+        .outerjoin(tape_object, tape_object.c.id == evidence.c.object_id)
+    )
+
+
+def _evidence_from(row: Any) -> Evidence:
+    return Evidence(
+        id=uuid.UUID(bytes=row.uuid),
+        barcode=row.barcode,
+        tape_file=row.tape_file,
+        object_id=None if row.object_uuid is None else uuid.UUID(bytes=row.object_uuid),
+        drive=row.drive,
+        begun_ns=row.begun_ns,
+        ended_ns=row.ended_ns,
+        size_bytes=row.size_bytes,
+        members=row.members,
+        expected=row.expected,
+        found=row.found,
+        matched=row.matched,
+        reloaded=row.reloaded,
+        problem=row.problem,
+    )
+
+
+def evidence_of_object(connection: Connection, object_id: uuid.UUID) -> list[Evidence]:
+    """Every reading of an object's copies, oldest first."""
+    query = _select_evidence().where(tape_object.c.uuid == object_id.bytes).order_by(evidence.c.id)
+    return [_evidence_from(row) for row in connection.execute(query)]
+
+
+def evidence_to_travel(connection: Connection) -> list[Evidence]:
+    """Readings that no session's catalog has carried to tape yet, oldest first."""
+    query = _select_evidence().where(evidence.c.session_id.is_(None)).order_by(evidence.c.id)
+    return [_evidence_from(row) for row in connection.execute(query)]
+
+
+def evidence_travelled(connection: Connection, session_id: uuid.UUID, ids: Iterable[uuid.UUID]) -> None:
+    """These readings are in the catalog of this session, which is committed."""
+    row = connection.execute(select(session.c.id).where(session.c.uuid == session_id.bytes)).scalar_one()
+    for item in ids:
+        connection.execute(update(evidence).where(evidence.c.uuid == item.bytes).values(session_id=row))
+
+
+def _newest_readings() -> Subquery:
+    """The newest evidence row of each tape file of each cartridge."""
+    return (
+        select(func.max(evidence.c.id).label("id")).group_by(evidence.c.cartridge_id, evidence.c.tape_file).subquery()
+    )
+
+
+def _proven_copies() -> Select[Any]:
+    newest = _newest_readings()
+    return (
+        select(evidence.c.object_id, evidence.c.cartridge_id, evidence.c.tape_file)
+        .join(newest, newest.c.id == evidence.c.id)
+        .join(cartridge, cartridge.c.id == evidence.c.cartridge_id)
+        .where(evidence.c.matched.is_(True), evidence.c.reloaded.is_(True), cartridge.c.fenced.is_(None))
+    )
+
+
+def proven_tape_files(connection: Connection, barcode: str) -> set[int]:
+    """Numbers of the tape files of a cartridge whose newest reading proves them."""
+    query = _proven_copies().where(cartridge.c.barcode == barcode)
+    return {row.tape_file for row in connection.execute(query)}
+
+
+def _proven_objects() -> Subquery:
+    """Objects with two proven copies on two cartridges."""
+    copies = _proven_copies().subquery()
+    return (
+        select(copies.c.object_id)
+        .where(copies.c.object_id.is_not(None))
+        .group_by(copies.c.object_id)
+        .having(func.count(copies.c.cartridge_id.distinct()) >= 2)
+        .subquery()
+    )
+
+
+def _version_is_proven() -> Any:
+    """On tape by its own name in a proven object; or its bytes are, and a session's catalog names it."""
+    proven = select(_proven_objects().c.object_id)
+    own = exists().where(
+        member.c.version_id == version.c.id, member.c.void.is_(False), member.c.object_id.in_(proven)
+    )
+    named = exists().where(listing.c.version_id == version.c.id, listing.c.session_id == session.c.id)
+    bytes_held = exists().where(member.c.content_id == version.c.content_id, member.c.object_id.in_(proven))
+    return or_(own, and_(named.where(session.c.closed.is_(True)), bytes_held))
+
+
+def unproven_versions(connection: Connection, source_names: Iterable[str], limit: int) -> list[FileVersion]:
+    """Present versions of the sources that do not have two verified copies; at most `limit` of them."""
+    query = (
+        select(*VERSION_COLUMNS)
+        .join(source, source.c.id == version.c.source_id)
+        .outerjoin(content, content.c.id == version.c.content_id)
+        .where(
+            source.c.name.in_(list(source_names)),
+            version.c.ended_ns.is_(None),
+            version.c.void.is_(False),
+            ~_version_is_proven(),
+        )
+        .order_by(version.c.id)
+        .limit(limit)
+    )
+    return [version_from(row) for row in connection.execute(query)]
+
+
+def count_proven(connection: Connection) -> dict[str, int]:
+    """Present versions (files, folders, links): how many there are, and how many have two verified copies."""
+    present = and_(version.c.ended_ns.is_(None), version.c.void.is_(False))
+    total = connection.scalar(select(func.count()).select_from(version).where(present)) or 0
+    proven = connection.scalar(select(func.count()).select_from(version).where(present, _version_is_proven())) or 0
+    return {"versions": total, "proven": proven}
+
+
+def count_problems(connection: Connection) -> int:
+    """Tape files whose newest reading did not match."""
+    newest = _newest_readings()
+    query = select(func.count()).select_from(evidence).join(newest, newest.c.id == evidence.c.id)
+    return connection.scalar(query.where(evidence.c.matched.is_(False))) or 0
+
+
+def is_releasable(connection: Connection, wanted: Content, *, virtual_counts: bool) -> bool:
+    """Law 4: two proven copies of the content on cartridges of different failure domains."""
+    copies = _proven_copies().subquery()
+    query = (
+        select(func.count(cartridge.c.failure_domain.distinct()))
+        .select_from(member)
+        .join(content, content.c.id == member.c.content_id)
+        .join(copies, copies.c.object_id == member.c.object_id)
+        .join(cartridge, cartridge.c.id == copies.c.cartridge_id)
+        .where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes, member.c.void.is_(False))
+    )
+    if not virtual_counts:
+        query = query.where(cartridge.c.virtual.is_(False))
+    return (connection.scalar(query) or 0) >= 2

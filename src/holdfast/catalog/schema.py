@@ -1,0 +1,225 @@
+"""The tables of the catalog: every fact, in one database.
+
+Order everywhere: bytes are fsynced first, then one catalog transaction tells of them. Paths are bytes and are found
+by digest, never compared by a collation. Everything here can be made again from packs, journals and tapes.
+
+Numbers: sizes and offsets in bytes, times in nanoseconds since 1970 (UTC).
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.dialects import mysql
+
+CATALOG_FORMAT = 1
+
+metadata = MetaData()
+
+Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only for INTEGER
+Digest = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
+Identity = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
+PathBytes = LargeBinary().with_variant(mysql.LONGBLOB, "mysql", "mariadb")
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+source = Table(
+    "source",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("uuid", Identity, nullable=False, unique=True),
+    Column("name", String(100), nullable=False, unique=True),
+    Column("host", String(255), nullable=False),
+    Column("root", PathBytes, nullable=False),
+)
+
+content = Table(
+    "content",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("sha256", Digest, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    UniqueConstraint("sha256", "size_bytes", name="content_identity"),
+)
+
+version = Table(
+    "version",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("uuid", Identity, nullable=False, unique=True),
+    Column("source_id", ForeignKey("source.id"), nullable=False),
+    Column("path", PathBytes, nullable=False),
+    Column("path_digest", Digest, nullable=False),
+    Column("folder_digest", Digest, nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("mode", Integer, nullable=False),
+    Column("mtime_ns", BigInteger, nullable=False),
+    Column("uid", BigInteger, nullable=False),
+    Column("gid", BigInteger, nullable=False),
+    Column("user", String(255), nullable=False),
+    Column("group", String(255), nullable=False),
+    Column("sparse", Boolean, nullable=False),
+    Column("link_target", PathBytes),
+    Column("hard_link_of", Identity),
+    Column("content_id", ForeignKey("content.id")),  # empty: not a file, or in place and not read yet
+    Column("seen_ns", BigInteger, nullable=False),
+    # what may still be learnt of a version; the version itself never changes
+    Column("void", Boolean, nullable=False, default=False),  # in place, it changed while it was being read
+    Column("ended_ns", BigInteger),
+    Column("device", BigInteger, nullable=False, default=0),
+    Column("inode", BigInteger, nullable=False, default=0),
+    Column("ctime_ns", BigInteger, nullable=False, default=0),
+    Column("looked_ns", BigInteger, nullable=False, default=0),
+    Index("version_folder", "source_id", "folder_digest", "ended_ns"),
+    Index("version_path", "source_id", "path_digest"),
+    Index("version_content", "content_id"),
+    Index("version_inode", "inode", "device"),
+)
+
+pack = Table(
+    "pack",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("uuid", Identity, nullable=False, unique=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sealed", Boolean, nullable=False, default=False),
+)
+
+block = Table(
+    "block",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("blake3", Digest, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("pack_id", ForeignKey("pack.id"), nullable=False),
+    Column("offset_bytes", BigInteger, nullable=False),
+    UniqueConstraint("blake3", "size_bytes", name="block_identity"),
+)
+
+segment = Table(
+    "segment",
+    metadata,
+    Column("content_id", ForeignKey("content.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("block_id", ForeignKey("block.id"), nullable=False),
+    Column("offset_bytes", BigInteger, nullable=False),
+    Column("length_bytes", BigInteger, nullable=False),
+)
+
+pair = Table(
+    "pair",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("uuid", Identity, nullable=False, unique=True),
+    Column("state", String(8), nullable=False),  # open, full, fenced
+    Column("record_bytes", Integer, nullable=False),
+)
+
+cartridge = Table(
+    "cartridge",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("barcode", String(32), nullable=False, unique=True),
+    Column("volume_uuid", Identity, nullable=False, unique=True),
+    Column("pair_id", ForeignKey("pair.id"), nullable=False),
+    Column("side", String(1), nullable=False),
+    Column("capacity_bytes", BigInteger, nullable=False),
+    Column("virtual", Boolean, nullable=False),
+    Column("failure_domain", String(255), nullable=False),
+    Column("fenced", Text),  # why it must not be used, when it must not
+    UniqueConstraint("pair_id", "side", name="cartridge_side"),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("uuid", Identity, nullable=False, unique=True),
+    Column("pair_id", ForeignKey("pair.id"), nullable=False),
+    Column("closed", Boolean, nullable=False, default=False),
+)
+
+tape_object = Table(
+    "tape_object",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("uuid", Identity, nullable=False, unique=True),
+    Column("pair_id", ForeignKey("pair.id"), nullable=False),
+    Column("tape_file", Integer, nullable=False),
+    UniqueConstraint("pair_id", "tape_file", name="object_position"),
+)
+
+member = Table(
+    "member",
+    metadata,
+    Column("object_id", ForeignKey("tape_object.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("version_id", ForeignKey("version.id"), nullable=False),
+    Column("content_id", ForeignKey("content.id")),  # empty for folders, links, tar hard links and void members
+    Column("header_offset", BigInteger, nullable=False),
+    Column("data_offset", BigInteger, nullable=False),
+    Column("void", Boolean, nullable=False, default=False),
+    Index("member_version", "version_id"),
+    Index("member_content", "content_id"),
+)
+
+listing = Table(
+    "listing",
+    metadata,
+    # versions that a session's catalog names without data of their own: only mode or times of a file changed
+    Column("version_id", ForeignKey("version.id"), primary_key=True),
+    Column("session_id", ForeignKey("session.id"), nullable=False),
+)
+
+tape_file = Table(
+    "tape_file",
+    metadata,
+    Column("cartridge_id", ForeignKey("cartridge.id"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("kind", String(8), nullable=False),  # label, object, catalog
+    Column("object_id", ForeignKey("tape_object.id")),
+    Column("first_block", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("blake3", Digest, nullable=False),
+    Index("tape_file_object", "object_id"),
+)
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column("id", Number, primary_key=True),
+    Column("uuid", Identity, nullable=False, unique=True),
+    Column("cartridge_id", ForeignKey("cartridge.id"), nullable=False),
+    Column("tape_file", Integer, nullable=False),
+    Column("object_id", ForeignKey("tape_object.id")),
+    Column("drive", String(64), nullable=False),
+    Column("begun_ns", BigInteger, nullable=False),
+    Column("ended_ns", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("members", Integer, nullable=False),
+    Column("expected", Digest, nullable=False),
+    Column("found", Digest, nullable=False),
+    Column("matched", Boolean, nullable=False),
+    Column("reloaded", Boolean, nullable=False),  # read after unload and reload, so from the medium
+    Column("problem", Text),
+    Column("session_id", ForeignKey("session.id")),  # the session whose catalog carried it to tape
+    Index("evidence_object", "object_id", "cartridge_id"),
+)

@@ -1,0 +1,386 @@
+"""Pairs, cartridges, objects, members and tape files: what lies where on tape.
+
+Functions on a connection; idempotent where they record. A row of `tape_file` is recorded only after the commit on
+that cartridge (synchronous file mark, then the journal's fsync), so every row stands for bytes on a medium.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, exists, func, insert, select, update
+from sqlalchemy.orm import aliased
+
+from holdfast.catalog import files
+from holdfast.catalog.files import PAGE_ROWS, PresentVersion, insert_new, present_from, select_versions
+from holdfast.catalog.schema import (
+    cartridge,
+    content,
+    listing,
+    member,
+    pair,
+    segment,
+    session,
+    tape_file,
+    tape_object,
+    version,
+)
+from holdfast.values import Content, FileVersion, Side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cartridge:
+    """One cartridge as the catalog knows it."""
+
+    barcode: str
+    volume_id: uuid.UUID
+    pair_id: uuid.UUID
+    side: Side
+    capacity_bytes: int
+    virtual: bool
+    failure_domain: str
+    fenced: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two cartridges with identical objects, A first."""
+
+    id: uuid.UUID
+    state: str
+    record_bytes: int
+    cartridges: tuple[Cartridge, Cartridge]
+
+    def on(self, side: Side) -> Cartridge:
+        return self.cartridges[0 if side is Side.A else 1]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberFacts:
+    """One member of an object, as it was written; offsets from the start of the tape file."""
+
+    version_id: uuid.UUID
+    content: Content | None
+    header_offset: int
+    data_offset: int
+    void: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TapeFile:
+    """One tape file that is committed on a cartridge."""
+
+    number: int
+    kind: str
+    object_id: uuid.UUID | None
+    first_block: int
+    size_bytes: int
+    blake3: bytes
+
+
+def record_pair(connection: Connection, new: Pair) -> None:
+    connection.execute(insert_new(pair).values(uuid=new.id.bytes, state=new.state, record_bytes=new.record_bytes))
+    row = _pair_row(connection, new.id)
+    for item in new.cartridges:
+        connection.execute(
+            insert_new(cartridge).values(
+                barcode=item.barcode,
+                volume_uuid=item.volume_id.bytes,
+                pair_id=row,
+                side=item.side.value,
+                capacity_bytes=item.capacity_bytes,
+                virtual=item.virtual,
+                failure_domain=item.failure_domain,
+            )
+        )
+
+
+def _pair_row(connection: Connection, pair_id: uuid.UUID) -> int:
+    return connection.execute(select(pair.c.id).where(pair.c.uuid == pair_id.bytes)).scalar_one()
+
+
+def set_pair_state(connection: Connection, pair_id: uuid.UUID, state: str) -> None:
+    connection.execute(update(pair).where(pair.c.uuid == pair_id.bytes).values(state=state))
+
+
+def fence(connection: Connection, barcode: str, reason: str) -> None:
+    """This cartridge is not written again and proves nothing; its pair is closed to writing."""
+    row = connection.execute(select(cartridge.c.id, cartridge.c.pair_id).where(cartridge.c.barcode == barcode)).one()
+    connection.execute(update(cartridge).where(cartridge.c.id == row.id).values(fenced=reason))
+    connection.execute(update(pair).where(pair.c.id == row.pair_id).values(state="fenced"))
+
+
+def all_pairs(connection: Connection) -> list[Pair]:
+    """Every pair, oldest first."""
+    rows = connection.execute(
+        select(cartridge, pair.c.uuid.label("pair_uuid"), pair.c.state, pair.c.record_bytes)
+        .join(pair, pair.c.id == cartridge.c.pair_id)
+        .order_by(cartridge.c.pair_id, cartridge.c.side)
+    ).all()
+    pairs: list[Pair] = []
+    for a, b in zip(rows[::2], rows[1::2], strict=True):
+        sides = (_cartridge_from(a), _cartridge_from(b))
+        pairs.append(Pair(uuid.UUID(bytes=a.pair_uuid), a.state, a.record_bytes, sides))
+    return pairs
+
+
+def _cartridge_from(row: Any) -> Cartridge:
+    return Cartridge(
+        barcode=row.barcode,
+        volume_id=uuid.UUID(bytes=row.volume_uuid),
+        pair_id=uuid.UUID(bytes=row.pair_uuid),
+        side=Side(row.side),
+        capacity_bytes=row.capacity_bytes,
+        virtual=row.virtual,
+        failure_domain=row.failure_domain,
+        fenced=row.fenced,
+    )
+
+
+def record_session(connection: Connection, session_id: uuid.UUID, pair_id: uuid.UUID) -> int:
+    """Record a session of a pair; returns its row number."""
+    connection.execute(insert_new(session).values(uuid=session_id.bytes, pair_id=_pair_row(connection, pair_id)))
+    return connection.execute(select(session.c.id).where(session.c.uuid == session_id.bytes)).scalar_one()
+
+
+def open_session(connection: Connection, pair_id: uuid.UUID) -> uuid.UUID | None:
+    """The session of the pair that has objects but no catalog yet, if there is one."""
+    found = connection.scalar(
+        select(session.c.uuid)
+        .join(pair, pair.c.id == session.c.pair_id)
+        .where(pair.c.uuid == pair_id.bytes, session.c.closed.is_(False))
+        .order_by(session.c.id.desc())
+        .limit(1)
+    )
+    return None if found is None else uuid.UUID(bytes=found)
+
+
+def close_session(connection: Connection, session_id: uuid.UUID, listed: Iterable[int]) -> None:
+    """The session's catalogs are committed on both sides; `listed` are rows of versions that only they name."""
+    row = connection.execute(select(session.c.id).where(session.c.uuid == session_id.bytes)).scalar_one()
+    connection.execute(update(session).where(session.c.id == row).values(closed=True))
+    rows = [{"version_id": version_row, "session_id": row} for version_row in listed]
+    if rows:
+        connection.execute(insert_new(listing), rows)
+
+
+def record_object(
+    connection: Connection, object_id: uuid.UUID, pair_id: uuid.UUID, number: int, members: Sequence[MemberFacts]
+) -> None:
+    """Record an object and its members; passed over when it is known."""
+    known = select(tape_object.c.id).where(tape_object.c.uuid == object_id.bytes)
+    if connection.scalar(known) is not None:
+        return
+    values = {"uuid": object_id.bytes, "pair_id": _pair_row(connection, pair_id), "tape_file": number}
+    connection.execute(insert(tape_object).values(**values))
+    row = connection.execute(known).scalar_one()
+    versions = files.version_row_numbers(connection, [item.version_id for item in members])
+    contents = files.record_contents(connection, (item.content for item in members if item.content is not None))
+    rows = [
+        {
+            "object_id": row,
+            "number": position,
+            "version_id": versions[item.version_id],
+            "content_id": contents[item.content] if item.content is not None else None,
+            "header_offset": item.header_offset,
+            "data_offset": item.data_offset,
+            "void": item.void,
+        }
+        for position, item in enumerate(members)
+    ]
+    if rows:
+        connection.execute(insert(member), rows)
+
+
+def record_tape_files(connection: Connection, barcode: str, new: Iterable[TapeFile]) -> None:
+    """Tape files were committed on a cartridge. Their objects must be recorded."""
+    row = _cartridge_row(connection, barcode)
+    for item in new:
+        object_row = None
+        if item.object_id is not None:
+            query = select(tape_object.c.id).where(tape_object.c.uuid == item.object_id.bytes)
+            object_row = connection.execute(query).scalar_one()
+        connection.execute(
+            insert_new(tape_file).values(
+                cartridge_id=row,
+                number=item.number,
+                kind=item.kind,
+                object_id=object_row,
+                first_block=item.first_block,
+                size_bytes=item.size_bytes,
+                blake3=item.blake3,
+            )
+        )
+
+
+def _cartridge_row(connection: Connection, barcode: str) -> int:
+    return connection.execute(select(cartridge.c.id).where(cartridge.c.barcode == barcode)).scalar_one()
+
+
+def tape_files(connection: Connection, barcode: str) -> list[TapeFile]:
+    """The committed tape files of a cartridge, in order."""
+    rows = connection.execute(
+        select(tape_file, tape_object.c.uuid.label("object_uuid"))
+        .join(cartridge, cartridge.c.id == tape_file.c.cartridge_id)
+        .outerjoin(tape_object, tape_object.c.id == tape_file.c.object_id)
+        .where(cartridge.c.barcode == barcode)
+        .order_by(tape_file.c.number)
+    )
+    return [
+        TapeFile(
+            row.number,
+            row.kind,
+            None if row.object_uuid is None else uuid.UUID(bytes=row.object_uuid),
+            row.first_block,
+            row.size_bytes,
+            row.blake3,
+        )
+        for row in rows
+    ]
+
+
+def members_of(connection: Connection, object_id: uuid.UUID) -> list[tuple[MemberFacts, FileVersion]]:
+    """The members of an object in tape order, each with its version."""
+    query = (
+        select_versions()
+        .add_columns(member.c.header_offset, member.c.data_offset, member.c.void.label("member_void"), member.c.content_id)
+        .join(member, member.c.version_id == version.c.id)
+        .join(tape_object, tape_object.c.id == member.c.object_id)
+        .where(tape_object.c.uuid == object_id.bytes)
+        .order_by(member.c.number)
+    )
+    found: list[tuple[MemberFacts, FileVersion]] = []
+    for row in connection.execute(query):
+        item = files.version_from(row)
+        held = item.content if row[-1] is not None else None
+        found.append((MemberFacts(item.id, held, row.header_offset, row.data_offset, row.member_void), item))
+    return found
+
+
+def member_at(connection: Connection, object_id: uuid.UUID, offset: int) -> bytes | None:
+    """The name of the member that covers `offset` of an object's tape file."""
+    query = (
+        select_versions()
+        .join(member, member.c.version_id == version.c.id)
+        .join(tape_object, tape_object.c.id == member.c.object_id)
+        .where(tape_object.c.uuid == object_id.bytes, member.c.header_offset <= offset)
+        .order_by(member.c.header_offset.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else files.version_from(row).full_path
+
+
+# -- what is still to be written
+
+_older = aliased(version, name="older")
+_older_member = aliased(member, name="older_member")
+
+
+def _has_member() -> Any:
+    return exists().where(member.c.version_id == version.c.id, member.c.void.is_(False))
+
+
+def _is_listed() -> Any:
+    return exists().where(listing.c.version_id == version.c.id)
+
+
+def _same_bytes_under_same_name() -> Any:
+    """The path has these very bytes on tape already, so plain tar gives them by this name."""
+    return exists().where(
+        _older.c.source_id == version.c.source_id,
+        _older.c.path_digest == version.c.path_digest,
+        _older_member.c.version_id == _older.c.id,
+        _older_member.c.content_id == version.c.content_id,
+        _older_member.c.void.is_(False),
+    )
+
+
+def _unwritten() -> Any:
+    """Versions that no tape names yet and whose bytes can still be had."""
+    readable = version.c.content_id.is_not(None) | version.c.ended_ns.is_(None)
+    return and_(version.c.void.is_(False), ~_has_member(), ~_is_listed(), readable)
+
+
+def _only_named() -> Any:
+    return and_(version.c.content_id.is_not(None), version.c.size_bytes > 0, _same_bytes_under_same_name())
+
+
+def unwritten_versions(connection: Connection) -> Iterator[PresentVersion]:
+    """Versions that need a member on tape, in the order in which they were recorded, page by page."""
+    last = 0
+    while True:
+        query = select_versions().where(_unwritten(), ~_only_named(), version.c.id > last)
+        page = connection.execute(query.order_by(version.c.id).limit(PAGE_ROWS)).all()
+        yield from map(present_from, page)
+        if len(page) < PAGE_ROWS:
+            return
+        last = page[-1].id
+
+
+def versions_to_list(connection: Connection) -> list[int]:
+    """Rows of versions that need no bytes on tape, only a line in the next session's catalog."""
+    return list(connection.scalars(select(version.c.id).where(_unwritten(), _only_named()).order_by(version.c.id)))
+
+
+def has_segments(connection: Connection, wanted: Content) -> bool:
+    return (
+        connection.scalar(
+            select(segment.c.content_id)
+            .join(content, content.c.id == segment.c.content_id)
+            .where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes)
+            .limit(1)
+        )
+        is not None
+    )
+
+
+# -- where contents lie on tape
+
+
+@dataclass(frozen=True, slots=True)
+class TapePlace:
+    """Where a content lies on one cartridge; offsets in bytes from the start of the tape file."""
+
+    barcode: str
+    tape_file: int
+    first_block: int
+    data_offset: int
+    object_id: uuid.UUID
+
+
+def tape_places(connection: Connection, wanted: Content) -> list[TapePlace]:
+    """Every committed copy of a content, those on cartridges that are not fenced first, newest last."""
+    rows = connection.execute(
+        select(
+            cartridge.c.barcode,
+            tape_file.c.number,
+            tape_file.c.first_block,
+            member.c.data_offset,
+            tape_object.c.uuid,
+        )
+        .join(content, content.c.id == member.c.content_id)
+        .join(tape_object, tape_object.c.id == member.c.object_id)
+        .join(tape_file, tape_file.c.object_id == tape_object.c.id)
+        .join(cartridge, cartridge.c.id == tape_file.c.cartridge_id)
+        .where(
+            content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes, member.c.void.is_(False)
+        )
+        .select_from(member)
+        .order_by(cartridge.c.fenced.is_not(None), cartridge.c.id, tape_file.c.number, member.c.number)
+    )
+    return [TapePlace(r.barcode, r.number, r.first_block, r.data_offset, uuid.UUID(bytes=r.uuid)) for r in rows]
+
+
+def count_tapes(connection: Connection) -> dict[str, int]:
+    """Totals: cartridges, objects, bytes on tape (both sides together)."""
+    return {
+        "cartridges": connection.scalar(select(func.count()).select_from(cartridge)) or 0,
+        "objects": connection.scalar(select(func.count()).select_from(tape_object)) or 0,
+        "tape_bytes": int(connection.scalar(select(func.coalesce(func.sum(tape_file.c.size_bytes), 0))) or 0),
+    }
+
+

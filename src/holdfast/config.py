@@ -1,0 +1,272 @@
+"""Settings and the shape of a vault's folder, read once into frozen types.
+
+A vault is a folder with `holdfast.toml` in it. This module makes one, opens one, and refuses what is neither; it
+knows where each room keeps its files, and nothing of what is in them.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from holdfast import durable
+from holdfast.errors import HoldfastError, UsageError, VaultError
+from holdfast.values import BLOCK_LIMIT_BYTES, parse_bytes
+
+T = TypeVar("T")
+
+VAULT_FORMAT = 1
+"""The newest layout of a vault's folder that this release reads and writes."""
+
+SETTINGS_NAME = "holdfast.toml"
+DEFAULT_VAULT = Path("~/holdfast-vault")
+
+RECORD_SIZES = (256 * 1024, 1024 * 1024)
+"""Smallest and largest tape record: below, drives lose speed; above, some adapters refuse (`st` and HBA limits)."""
+
+SETTINGS_TEMPLATE = """\
+# A Holdfast vault. Keep this file: without it the folder is not recognised.
+[vault]
+format = {format}
+id = "{id}"
+
+[blocks]
+block_size = "{block_size}"            # at most 64 MiB
+pack_size = "{pack_size}"               # a pack is sealed when it is this long
+
+[tape]
+library = "virtual"             # two drives and cartridges in files, in this vault's folder
+cartridge_capacity = "{cartridge_capacity}"    # of each new virtual cartridge
+barcode_prefix = "HF"
+media = "L8"
+record_size = "{record_size}"         # 256 KiB to 1 MiB; written into each cartridge's label
+object_size = "{object_size}"           # files are written in tar archives of about this size
+commit_every = "{commit_every}"         # a synchronous file mark at least this often
+virtual_counts_as_proof = false # true lets `release` rely on virtual cartridges (law 4)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSettings:
+    """Sizes of the block store, in bytes."""
+
+    block_bytes: int
+    pack_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapeSettings:
+    """How cartridges are made and written; sizes in bytes."""
+
+    cartridge_bytes: int
+    barcode_prefix: str
+    media: str
+    record_bytes: int
+    object_bytes: int
+    commit_bytes: int
+    virtual_counts_as_proof: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultSettings:
+    """One vault: its folder, its identity, its settings; and where each room's files are."""
+
+    folder: Path
+    id: uuid.UUID
+    blocks: BlockSettings
+    tape: TapeSettings
+
+    @property
+    def catalog_path(self) -> Path:
+        return self.folder / "catalog" / "catalog.db"
+
+    @property
+    def state_path(self) -> Path:
+        return self.folder / "state" / "state.db"
+
+    @property
+    def packs_folder(self) -> Path:
+        return self.folder / "packs"
+
+    @property
+    def journals_folder(self) -> Path:
+        return self.folder / "journals"
+
+    @property
+    def library_folder(self) -> Path:
+        return self.folder / "library"
+
+    @property
+    def scratch_folder(self) -> Path:
+        """For files that need not survive: emptied whenever a run begins."""
+        return self.folder / "scratch"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.folder / "vault.lock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitOptions:
+    """What may be chosen when a vault is made; sizes as people write them."""
+
+    block_size: str = "16 MiB"
+    pack_size: str = "1 GiB"
+    cartridge_capacity: str = "12 TB"
+    record_size: str = "512 KiB"
+    object_size: str = "4 GiB"
+    commit_every: str = "32 GiB"
+
+
+def vault_folder(named: Path | None) -> Path:
+    """The vault meant: named on the command line, else by `HOLDFAST_VAULT`, else `~/holdfast-vault`."""
+    if named is None:
+        named = Path(os.environ.get("HOLDFAST_VAULT") or DEFAULT_VAULT)
+    return Path(os.path.abspath(named.expanduser()))
+
+
+def init_vault(folder: Path, options: InitOptions | None = None) -> VaultSettings:
+    """Make a vault in `folder`, which must be missing or empty; when this returns the vault is durable.
+
+    Raises `VaultError` when the folder holds something else or cannot be written.
+    """
+    options = options or InitOptions()
+    text = SETTINGS_TEMPLATE.format(
+        format=VAULT_FORMAT, id=uuid.uuid4(), **{name: getattr(options, name) for name in options.__slots__}
+    )
+    parse_settings(folder, tomllib.loads(text))  # a wrong option is found before anything is made
+    try:
+        refuse_foreign(folder)
+        durable.make_folder(folder)
+        for room in ("catalog", "state", "packs", "journals", "library", "scratch"):
+            durable.make_folder(folder / room)
+        durable.replace_file(folder / SETTINGS_NAME, text.encode())
+    except OSError as error:
+        raise VaultError(
+            "the vault cannot be written",
+            place=str(folder),
+            found=error.strerror or str(error),
+            hint="choose a folder that you may write to with --vault DIR",
+        ) from error
+    return open_vault(folder)
+
+
+ROOMS = {"catalog", "state", "packs", "journals", "library", "scratch", SETTINGS_NAME + ".new"}
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise `VaultError` if `folder` holds anything but what an interrupted `init_vault` leaves."""
+    if (folder / SETTINGS_NAME).exists():
+        raise VaultError("there is a vault here already", place=str(folder), hint=f"holdfast status --vault {folder}")
+    if not folder.is_dir():
+        if folder.exists():
+            raise VaultError("not a vault, and not a folder either", place=str(folder), hint="name another --vault DIR")
+        return
+    for entry in folder.iterdir():
+        if entry.name in ROOMS and not (entry.is_dir() and any(entry.iterdir())):
+            continue
+        raise VaultError(
+            "not a vault: the folder holds other things",
+            place=str(folder),
+            expected=f"{SETTINGS_NAME}, or an empty folder to make a vault in",
+            found=entry.name,
+            hint="name an empty or missing folder with --vault DIR",
+        )
+
+
+def open_or_init_vault(folder: Path, options: InitOptions | None = None) -> VaultSettings:
+    """Open the vault in `folder`, making it first when there is none."""
+    if not (folder / SETTINGS_NAME).exists():
+        return init_vault(folder, options)
+    return open_vault(folder)
+
+
+def open_vault(folder: Path) -> VaultSettings:
+    """Read the settings of the vault in `folder`.
+
+    Raises `VaultError` when the folder is not a vault, the vault is of a newer format, or a setting is wrong.
+    """
+    path = folder / SETTINGS_NAME
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise VaultError(
+            "not a vault",
+            place=str(folder),
+            expected=f"a file {SETTINGS_NAME}",
+            found="none",
+            hint="name a vault with --vault DIR, or make one: holdfast init --vault DIR",
+        ) from error
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise VaultError("the vault's settings cannot be read", place=str(path), found=str(error)) from error
+    return parse_settings(folder, document)
+
+
+def parse_settings(folder: Path, document: dict[str, Any]) -> VaultSettings:
+    """Turn the parsed `holdfast.toml` into settings; raises `VaultError` naming the setting that is wrong."""
+    reader = _Reader(folder / SETTINGS_NAME, document)
+    check_format(folder, reader.value("vault", "format", int))
+    blocks = BlockSettings(
+        block_bytes=reader.size("blocks", "block_size", 64 * 1024, BLOCK_LIMIT_BYTES),
+        pack_bytes=reader.size("blocks", "pack_size", 64 * 1024, 2**40),
+    )
+    tape = TapeSettings(
+        cartridge_bytes=reader.size("tape", "cartridge_capacity", 4 * 2**20, 2**60),
+        barcode_prefix=reader.value("tape", "barcode_prefix", str),
+        media=reader.value("tape", "media", str),
+        record_bytes=reader.size("tape", "record_size", *RECORD_SIZES, multiple_of=1024),
+        object_bytes=reader.size("tape", "object_size", 1, 2**50),
+        commit_bytes=reader.size("tape", "commit_every", 1, 2**50),
+        virtual_counts_as_proof=reader.value("tape", "virtual_counts_as_proof", bool),
+    )
+    return VaultSettings(folder=folder, id=uuid.UUID(reader.value("vault", "id", str)), blocks=blocks, tape=tape)
+
+
+def check_format(folder: Path, found: int) -> None:
+    """Raise `VaultError` when the vault was made by a newer Holdfast than this one."""
+    if not 1 <= found <= VAULT_FORMAT:
+        raise VaultError(
+            "the vault is of a newer format than this Holdfast knows",
+            place=str(folder),
+            expected=f"format {VAULT_FORMAT} or older",
+            found=f"format {found}",
+            hint="use the Holdfast release that made it, or a newer one: pip install --upgrade holdfast",
+        )
+
+
+class _Reader:
+    """Takes checked values out of the parsed document, naming table and key in every complaint."""
+
+    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+        self.path = path
+        self.document = document
+
+    def value(self, table: str, key: str, kind: type[T]) -> T:
+        found = self.document.get(table, {}).get(key)
+        if type(found) is not kind:
+            raise self.wrong(table, key, kind.__name__, repr(found))
+        return found
+
+    def size(self, table: str, key: str, low: int, high: int, *, multiple_of: int = 1) -> int:
+        text = self.value(table, key, str)
+        try:
+            size_bytes = parse_bytes(text)
+        except UsageError as error:
+            raise self.wrong(table, key, error.expected or "a size", repr(text)) from error
+        if not low <= size_bytes <= high or size_bytes % multiple_of:
+            raise self.wrong(table, key, f"{low} to {high} bytes, a multiple of {multiple_of}", f"{size_bytes} bytes")
+        return size_bytes
+
+    def wrong(self, table: str, key: str, expected: str, found: str) -> HoldfastError:
+        return VaultError(
+            f"wrong setting [{table}] {key}",
+            place=str(self.path),
+            expected=expected,
+            found=found,
+            hint="correct the file and run the command again",
+        )

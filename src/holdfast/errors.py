@@ -1,0 +1,116 @@
+"""One tree of errors, each with a way out.
+
+    HoldfastError
+    ├── UsageError          the command was called wrongly                       exit 2
+    ├── VaultError          not a vault, a newer format, a bad setting           exit 1
+    ├── SourceError         a source that cannot be read as asked                exit 1
+    ├── BusyError           somebody else owns what is needed                    exit 5
+    ├── CapacityError       no room: disk, cartridge, or a file too large        exit 1
+    ├── IntegrityError      bytes are not what they were: data is at risk        exit 3
+    ├── MediaError          a cartridge or drive failed or is not the one named  exit 3
+    ├── OperatorNeeded      a person has to do something at the library          exit 4
+    └── Interrupted         Ctrl-C; everything durable stays                     exit 130
+
+Every error names the thing and the place, says what was expected and what was found, and what to run next. It may
+be raised from any room; only the doors (`cli`) turn it into text and an exit code. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_DATA_AT_RISK = 3
+EXIT_OPERATOR = 4
+EXIT_BUSY = 5
+EXIT_INTERRUPTED = 130
+
+
+class HoldfastError(Exception):
+    """Root of the tree.
+
+    Parameters are words for people: `message` says what happened, `place` where (path, or barcode/tape file/member),
+    `expected` and `found` what was compared, `hint` the next command to run.
+    """
+
+    exit_code: ClassVar[int] = EXIT_FAILED
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        place: str | None = None,
+        expected: str | None = None,
+        found: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.place = place
+        self.expected = expected
+        self.found = found
+        self.hint = hint
+
+    def facts(self) -> dict[str, str]:
+        """The parts that were given, in the order in which they are shown."""
+        parts = {
+            "error": self.message,
+            "place": self.place,
+            "expected": self.expected,
+            "found": self.found,
+            "next": self.hint,
+        }
+        return {name: text for name, text in parts.items() if text is not None}
+
+    def __str__(self) -> str:
+        return "; ".join(text if name == "error" else f"{name}: {text}" for name, text in self.facts().items())
+
+
+class UsageError(HoldfastError):
+    """The command was called in a way that cannot be meant."""
+
+    exit_code: ClassVar[int] = EXIT_USAGE
+
+
+class VaultError(HoldfastError):
+    """The folder is not a vault, is of a newer format, cannot be written, or its settings are wrong."""
+
+
+class SourceError(HoldfastError):
+    """A source is missing, or a file of it cannot be read or will not hold still."""
+
+
+class BusyError(HoldfastError):
+    """Somebody else owns the vault, a drive or a cartridge; the owner is named in `found`."""
+
+    exit_code: ClassVar[int] = EXIT_BUSY
+
+
+class CapacityError(HoldfastError):
+    """There is no room: the disk is full, or a file is larger than a cartridge. Nothing committed is lost."""
+
+
+class IntegrityError(HoldfastError):
+    """Bytes read from a medium are not the bytes that were written there."""
+
+    exit_code: ClassVar[int] = EXIT_DATA_AT_RISK
+
+
+class MediaError(HoldfastError):
+    """A cartridge or a drive failed, or a cartridge is not the one that its barcode and journal promise."""
+
+    exit_code: ClassVar[int] = EXIT_DATA_AT_RISK
+
+
+class OperatorNeeded(HoldfastError):
+    """A person must act at the library (insert a cartridge, clean a drive) before work can go on."""
+
+    exit_code: ClassVar[int] = EXIT_OPERATOR
+
+
+class Interrupted(HoldfastError):
+    """The user asked to stop. Whatever was said to be done is durable; the same command goes on."""
+
+    exit_code: ClassVar[int] = EXIT_INTERRUPTED
