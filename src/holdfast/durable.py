@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from holdfast.errors import CapacityError, IntegrityError
 
 
 @contextmanager
-def disk_full_explained(place: Path) -> Iterator[None]:
+def disk_full_explained(place: Path) -> Generator[None, None, None]:
     """Turn "no space left on device" below this line into a `CapacityError` that says what to do."""
     try:
         yield

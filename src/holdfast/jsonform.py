@@ -104,9 +104,7 @@ def version_line(version: FileVersion, sighting: Sighting | None = None) -> Vers
         sha256=version.content.sha256.hex() if version.content else None,
         target_b64=None if version.link_target is None else b64(version.link_target),
         hard_link_of=version.hard_link_of.hex if version.hard_link_of else None,
-        sighting=None
-        if sighting is None
-        else (sighting.device, sighting.inode, sighting.ctime_ns, sighting.looked_ns),
+        sighting=None if sighting is None else (sighting.device, sighting.inode, sighting.ctime_ns, sighting.looked_ns),
     )
 
 
@@ -119,9 +117,7 @@ def version_of(line: VersionLine) -> FileVersion:
         path=base64.b64decode(line.path_b64) if line.path_b64 is not None else line.path.encode(),
         kind=Kind(line.kind),
         size_bytes=size,
-        attributes=Attributes(
-            line.mode, line.mtime_ns, line.uid, line.gid, line.user, line.group, line.sparse
-        ),
+        attributes=Attributes(line.mode, line.mtime_ns, line.uid, line.gid, line.user, line.group, line.sparse),
         seen_ns=line.seen_ns,
         content=None if line.sha256 is None else Content(bytes.fromhex(line.sha256), size),
         link_target=None if line.target_b64 is None else base64.b64decode(line.target_b64),

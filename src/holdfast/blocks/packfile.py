@@ -80,9 +80,7 @@ def write_record(
 ) -> int:
     """Write one record at `offset` without syncing; returns the offset where the next one goes."""
     table = packformat.piece_table(payload)
-    header = packformat.encode_header(
-        kind, digest, len(payload), table, pack_id=pack_id, number=number, offset=offset
-    )
+    header = packformat.encode_header(kind, digest, len(payload), table, pack_id=pack_id, number=number, offset=offset)
     end = offset + packformat.record_bytes(len(payload))
     padding = bytes(end - offset - len(header) - len(payload) - len(table))
     os.lseek(descriptor, offset, os.SEEK_SET)

@@ -115,7 +115,14 @@ class StoreWriter:
     """
 
     def __init__(
-        self, folder: Path, *, vault_id: uuid.UUID, block_bytes: int, pack_bytes: int, index: BlockIndex, sink: GroupSink
+        self,
+        folder: Path,
+        *,
+        vault_id: uuid.UUID,
+        block_bytes: int,
+        pack_bytes: int,
+        index: BlockIndex,
+        sink: GroupSink,
     ) -> None:
         self.small_limit_bytes = block_bytes // 4
         self._pool = BufferPool(BUFFER_COUNT, block_bytes)

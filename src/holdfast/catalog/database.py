@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Database:
             )
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> Generator[None, None, None]:
         descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -69,7 +69,7 @@ class Database:
             os.close(descriptor)
 
     @contextmanager
-    def transaction(self) -> Iterator[Connection]:
+    def transaction(self) -> Generator[Connection, None, None]:
         """Everything done with the connection happens at once or not at all; durable when the block is left."""
         with self._locked(), self._explained():
             with self._engine.connect() as connection, connection.begin():
@@ -77,7 +77,7 @@ class Database:
             self._checkpoint_if_long()
 
     @contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self) -> Generator[Connection, None, None]:
         """A connection that sees one state of the catalog and must not change it."""
         with self._explained(), self._engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA query_only=ON")
@@ -88,7 +88,7 @@ class Database:
                 connection.exec_driver_sql("PRAGMA query_only=OFF")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self) -> Generator[None, None, None]:
         """Errors of SQLite that a person can act on, in our words; the others are bugs and pass as they are."""
         try:
             yield

@@ -303,7 +303,9 @@ def present_at(connection: Connection, source_name: str, path: bytes) -> Present
     return None if row is None else present_from(row)
 
 
-def first_of_inode(connection: Connection, source_name: str, device: int, inode: int, since_ns: int) -> uuid.UUID | None:
+def first_of_inode(
+    connection: Connection, source_name: str, device: int, inode: int, since_ns: int
+) -> uuid.UUID | None:
     """The version with this inode that was seen since a time and is no hard link of another."""
     query = (
         select(version.c.uuid)

@@ -125,7 +125,7 @@ def _newest_readings() -> Subquery:
     )
 
 
-def _proven_copies() -> Select[Any]:
+def _proven_copies() -> Select[Any, Any, Any]:
     newest = _newest_readings()
     return (
         select(evidence.c.object_id, evidence.c.cartridge_id, evidence.c.tape_file)
@@ -156,9 +156,7 @@ def _proven_objects() -> Subquery:
 def _version_is_proven() -> Any:
     """On tape by its own name in a proven object; or its bytes are, and a session's catalog names it."""
     proven = select(_proven_objects().c.object_id)
-    own = exists().where(
-        member.c.version_id == version.c.id, member.c.void.is_(False), member.c.object_id.in_(proven)
-    )
+    own = exists().where(member.c.version_id == version.c.id, member.c.void.is_(False), member.c.object_id.in_(proven))
     named = exists().where(listing.c.version_id == version.c.id, listing.c.session_id == session.c.id)
     bytes_held = exists().where(member.c.content_id == version.c.content_id, member.c.object_id.in_(proven))
     return or_(own, and_(named.where(session.c.closed.is_(True)), bytes_held))

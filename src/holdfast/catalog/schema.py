@@ -33,6 +33,13 @@ Digest = LargeBinary(32).with_variant(mysql.BINARY(32), "mysql", "mariadb")
 Identity = LargeBinary(16).with_variant(mysql.BINARY(16), "mysql", "mariadb")
 PathBytes = LargeBinary().with_variant(mysql.LONGBLOB, "mysql", "mariadb")
 
+
+def refers(name: str, target: str, *, primary_key: bool = False, nullable: bool = False) -> Column[int]:
+    """A column that holds row numbers of another table."""
+    column: Column[int] = Column(name, ForeignKey(target), primary_key=primary_key, nullable=nullable)
+    return column
+
+
 meta = Table(
     "meta",
     metadata,
@@ -64,7 +71,7 @@ version = Table(
     metadata,
     Column("id", Number, primary_key=True),
     Column("uuid", Identity, nullable=False, unique=True),
-    Column("source_id", ForeignKey("source.id"), nullable=False),
+    refers("source_id", "source.id"),
     Column("path", PathBytes, nullable=False),
     Column("path_digest", Digest, nullable=False),
     Column("folder_digest", Digest, nullable=False),
@@ -79,7 +86,7 @@ version = Table(
     Column("sparse", Boolean, nullable=False),
     Column("link_target", PathBytes),
     Column("hard_link_of", Identity),
-    Column("content_id", ForeignKey("content.id")),  # empty: not a file, or in place and not read yet
+    refers("content_id", "content.id", nullable=True),  # empty: not a file, or in place and not read yet
     Column("seen_ns", BigInteger, nullable=False),
     # what may still be learnt of a version; the version itself never changes
     Column("void", Boolean, nullable=False, default=False),  # in place, it changed while it was being read
@@ -109,7 +116,7 @@ block = Table(
     Column("id", Number, primary_key=True),
     Column("blake3", Digest, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
-    Column("pack_id", ForeignKey("pack.id"), nullable=False),
+    refers("pack_id", "pack.id"),
     Column("offset_bytes", BigInteger, nullable=False),
     UniqueConstraint("blake3", "size_bytes", name="block_identity"),
 )
@@ -117,9 +124,9 @@ block = Table(
 segment = Table(
     "segment",
     metadata,
-    Column("content_id", ForeignKey("content.id"), primary_key=True),
+    refers("content_id", "content.id", primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("block_id", ForeignKey("block.id"), nullable=False),
+    refers("block_id", "block.id"),
     Column("offset_bytes", BigInteger, nullable=False),
     Column("length_bytes", BigInteger, nullable=False),
 )
@@ -139,7 +146,7 @@ cartridge = Table(
     Column("id", Number, primary_key=True),
     Column("barcode", String(32), nullable=False, unique=True),
     Column("volume_uuid", Identity, nullable=False, unique=True),
-    Column("pair_id", ForeignKey("pair.id"), nullable=False),
+    refers("pair_id", "pair.id"),
     Column("side", String(1), nullable=False),
     Column("capacity_bytes", BigInteger, nullable=False),
     Column("virtual", Boolean, nullable=False),
@@ -153,7 +160,7 @@ session = Table(
     metadata,
     Column("id", Number, primary_key=True),
     Column("uuid", Identity, nullable=False, unique=True),
-    Column("pair_id", ForeignKey("pair.id"), nullable=False),
+    refers("pair_id", "pair.id"),
     Column("closed", Boolean, nullable=False, default=False),
 )
 
@@ -162,7 +169,7 @@ tape_object = Table(
     metadata,
     Column("id", Number, primary_key=True),
     Column("uuid", Identity, nullable=False, unique=True),
-    Column("pair_id", ForeignKey("pair.id"), nullable=False),
+    refers("pair_id", "pair.id"),
     Column("tape_file", Integer, nullable=False),
     UniqueConstraint("pair_id", "tape_file", name="object_position"),
 )
@@ -170,10 +177,10 @@ tape_object = Table(
 member = Table(
     "member",
     metadata,
-    Column("object_id", ForeignKey("tape_object.id"), primary_key=True),
+    refers("object_id", "tape_object.id", primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("version_id", ForeignKey("version.id"), nullable=False),
-    Column("content_id", ForeignKey("content.id")),  # empty for folders, links, tar hard links and void members
+    refers("version_id", "version.id"),
+    refers("content_id", "content.id", nullable=True),  # empty for folders, links, tar hard links and void members
     Column("header_offset", BigInteger, nullable=False),
     Column("data_offset", BigInteger, nullable=False),
     Column("void", Boolean, nullable=False, default=False),
@@ -185,17 +192,17 @@ listing = Table(
     "listing",
     metadata,
     # versions that a session's catalog names without data of their own: only mode or times of a file changed
-    Column("version_id", ForeignKey("version.id"), primary_key=True),
-    Column("session_id", ForeignKey("session.id"), nullable=False),
+    refers("version_id", "version.id", primary_key=True),
+    refers("session_id", "session.id"),
 )
 
 tape_file = Table(
     "tape_file",
     metadata,
-    Column("cartridge_id", ForeignKey("cartridge.id"), primary_key=True),
+    refers("cartridge_id", "cartridge.id", primary_key=True),
     Column("number", Integer, primary_key=True),
     Column("kind", String(8), nullable=False),  # label, object, catalog
-    Column("object_id", ForeignKey("tape_object.id")),
+    refers("object_id", "tape_object.id", nullable=True),
     Column("first_block", BigInteger, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("blake3", Digest, nullable=False),
@@ -207,9 +214,9 @@ evidence = Table(
     metadata,
     Column("id", Number, primary_key=True),
     Column("uuid", Identity, nullable=False, unique=True),
-    Column("cartridge_id", ForeignKey("cartridge.id"), nullable=False),
+    refers("cartridge_id", "cartridge.id"),
     Column("tape_file", Integer, nullable=False),
-    Column("object_id", ForeignKey("tape_object.id")),
+    refers("object_id", "tape_object.id", nullable=True),
     Column("drive", String(64), nullable=False),
     Column("begun_ns", BigInteger, nullable=False),
     Column("ended_ns", BigInteger, nullable=False),
@@ -220,6 +227,6 @@ evidence = Table(
     Column("matched", Boolean, nullable=False),
     Column("reloaded", Boolean, nullable=False),  # read after unload and reload, so from the medium
     Column("problem", Text),
-    Column("session_id", ForeignKey("session.id")),  # the session whose catalog carried it to tape
+    refers("session_id", "session.id", nullable=True),  # the session whose catalog carried it to tape
     Index("evidence_object", "object_id", "cartridge_id"),
 )

@@ -107,7 +107,7 @@ def set_pair_state(connection: Connection, pair_id: uuid.UUID, state: str) -> No
 
 
 def fence(connection: Connection, barcode: str, reason: str) -> None:
-    """This cartridge is not written again and proves nothing; its pair is closed to writing."""
+    """Let a cartridge not be written again and prove nothing; its pair is closed to writing."""
     row = connection.execute(select(cartridge.c.id, cartridge.c.pair_id).where(cartridge.c.barcode == barcode)).one()
     connection.execute(update(cartridge).where(cartridge.c.id == row.id).values(fenced=reason))
     connection.execute(update(pair).where(pair.c.id == row.pair_id).values(state="fenced"))
@@ -246,7 +246,9 @@ def members_of(connection: Connection, object_id: uuid.UUID) -> list[tuple[Membe
     """The members of an object in tape order, each with its version."""
     query = (
         select_versions()
-        .add_columns(member.c.header_offset, member.c.data_offset, member.c.void.label("member_void"), member.c.content_id)
+        .add_columns(
+            member.c.header_offset, member.c.data_offset, member.c.void.label("member_void"), member.c.content_id
+        )
         .join(member, member.c.version_id == version.c.id)
         .join(tape_object, tape_object.c.id == member.c.object_id)
         .where(tape_object.c.uuid == object_id.bytes)
@@ -366,9 +368,7 @@ def tape_places(connection: Connection, wanted: Content) -> list[TapePlace]:
         .join(tape_object, tape_object.c.id == member.c.object_id)
         .join(tape_file, tape_file.c.object_id == tape_object.c.id)
         .join(cartridge, cartridge.c.id == tape_file.c.cartridge_id)
-        .where(
-            content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes, member.c.void.is_(False)
-        )
+        .where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes, member.c.void.is_(False))
         .select_from(member)
         .order_by(cartridge.c.fenced.is_not(None), cartridge.c.id, tape_file.c.number, member.c.number)
     )
@@ -382,5 +382,3 @@ def count_tapes(connection: Connection) -> dict[str, int]:
         "objects": connection.scalar(select(func.count()).select_from(tape_object)) or 0,
         "tape_bytes": int(connection.scalar(select(func.coalesce(func.sum(tape_file.c.size_bytes), 0))) or 0),
     }
-
-
