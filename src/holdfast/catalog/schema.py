@@ -161,7 +161,6 @@ session = Table(
     Column("id", Number, primary_key=True),
     Column("uuid", Identity, nullable=False, unique=True),
     refers("pair_id", "pair.id"),
-    Column("closed", Boolean, nullable=False, default=False),
 )
 
 tape_object = Table(

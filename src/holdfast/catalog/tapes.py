@@ -140,28 +140,12 @@ def _cartridge_from(row: Any) -> Cartridge:
     )
 
 
-def record_session(connection: Connection, session_id: uuid.UUID, pair_id: uuid.UUID) -> int:
-    """Record a session of a pair; returns its row number."""
+def record_session(
+    connection: Connection, session_id: uuid.UUID, pair_id: uuid.UUID, listed: Iterable[int]
+) -> None:
+    """A session's catalogs are committed on both sides; `listed` are rows of versions that only they name."""
     connection.execute(insert_new(session).values(uuid=session_id.bytes, pair_id=_pair_row(connection, pair_id)))
-    return connection.execute(select(session.c.id).where(session.c.uuid == session_id.bytes)).scalar_one()
-
-
-def open_session(connection: Connection, pair_id: uuid.UUID) -> uuid.UUID | None:
-    """The session of the pair that has objects but no catalog yet, if there is one."""
-    found = connection.scalar(
-        select(session.c.uuid)
-        .join(pair, pair.c.id == session.c.pair_id)
-        .where(pair.c.uuid == pair_id.bytes, session.c.closed.is_(False))
-        .order_by(session.c.id.desc())
-        .limit(1)
-    )
-    return None if found is None else uuid.UUID(bytes=found)
-
-
-def close_session(connection: Connection, session_id: uuid.UUID, listed: Iterable[int]) -> None:
-    """The session's catalogs are committed on both sides; `listed` are rows of versions that only they name."""
     row = connection.execute(select(session.c.id).where(session.c.uuid == session_id.bytes)).scalar_one()
-    connection.execute(update(session).where(session.c.id == row).values(closed=True))
     rows = [{"version_id": version_row, "session_id": row} for version_row in listed]
     if rows:
         connection.execute(insert_new(listing), rows)
@@ -382,3 +366,56 @@ def count_tapes(connection: Connection) -> dict[str, int]:
         "objects": connection.scalar(select(func.count()).select_from(tape_object)) or 0,
         "tape_bytes": int(connection.scalar(select(func.coalesce(func.sum(tape_file.c.size_bytes), 0))) or 0),
     }
+
+
+# -- what a session's catalog lists
+
+
+def objects_of_pair(connection: Connection, pair_id: uuid.UUID) -> list[TapeFile]:
+    """The objects that are committed on side A of a pair (or B, where A lacks them), in tape order."""
+    found: dict[int, TapeFile] = {}
+    for side in (Side.B, Side.A):
+        query = (
+            select(cartridge.c.barcode)
+            .join(pair, pair.c.id == cartridge.c.pair_id)
+            .where(pair.c.uuid == pair_id.bytes, cartridge.c.side == side.value)
+        )
+        for item in tape_files(connection, connection.execute(query).scalar_one()):
+            if item.object_id is not None:
+                found[item.number] = item
+    return [found[number] for number in sorted(found)]
+
+
+def listed_versions(connection: Connection, pair_id: uuid.UUID) -> Iterator[PresentVersion]:
+    """Versions that only the catalogs of this pair's sessions name."""
+    query = (
+        select_versions()
+        .join(listing, listing.c.version_id == version.c.id)
+        .join(session, session.c.id == listing.c.session_id)
+        .join(pair, pair.c.id == session.c.pair_id)
+        .where(pair.c.uuid == pair_id.bytes)
+        .order_by(version.c.id)
+    )
+    return map(present_from, connection.execute(query))
+
+
+def ends_since(connection: Connection, moment_ns: int) -> Iterator[tuple[uuid.UUID, int]]:
+    """Versions that ended at or after a moment, with when."""
+    query = select(version.c.uuid, version.c.ended_ns).where(
+        version.c.ended_ns >= moment_ns, version.c.void.is_(False)
+    )
+    return ((uuid.UUID(bytes=row.uuid), row.ended_ns) for row in connection.execute(query))
+
+
+def catalog_bound(connection: Connection, pair_id: uuid.UUID, line_bytes: int) -> int:
+    """An upper bound, in bytes, of the catalog of what is on a pair: a line each, and three times the names."""
+    query = (
+        select(func.count(), func.coalesce(func.sum(func.length(version.c.path)), 0))
+        .select_from(member)
+        .join(version, version.c.id == member.c.version_id)
+        .join(tape_object, tape_object.c.id == member.c.object_id)
+        .join(pair, pair.c.id == tape_object.c.pair_id)
+        .where(pair.c.uuid == pair_id.bytes)
+    )
+    count, names = connection.execute(query).one()
+    return count * (line_bytes + 300) + 3 * int(names)

@@ -1,0 +1,125 @@
+"""A changer in files: two drives, and as many cartridges as are needed.
+
+    library.json            {"drives": {"VDRIVE-0": null, "VDRIVE-1": "HF0002L8"}}: what was moved where
+    cartridges/<barcode>/   a virtual cartridge (see `tape.drive.virtual`)
+    library.lock            held by the one owner of the robot and its drives
+
+A move is one atomic, durable replacement of library.json. A cartridge that is in no drive is in its slot.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from pathlib import Path
+
+from holdfast import durable
+from holdfast.errors import BusyError, MediaError, OperatorNeeded
+from holdfast.tape.changer.protocol import Inventory
+from holdfast.tape.drive.virtual import CARTRIDGE_NAME, VirtualDrive, make_cartridge, read_cartridge
+
+DRIVES = ("VDRIVE-0", "VDRIVE-1")
+
+
+class VirtualChanger:
+    """The robot and the drives of a virtual library; the only owner while it lives."""
+
+    @property
+    def is_virtual(self) -> bool:
+        return True
+
+    def __init__(self, folder: Path, *, barcode_prefix: str, media: str, cartridge_bytes: int) -> None:
+        self._folder = folder
+        self._prefix, self._media = barcode_prefix, media
+        self._cartridge_bytes = cartridge_bytes
+        self._open: dict[str, VirtualDrive] = {}
+        durable.make_folder(folder / "cartridges")
+        self._lock = self._lock_library()
+        self._loaded = self._read_moves()
+
+    def _lock_library(self) -> int:
+        descriptor = os.open(self._folder / "library.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BusyError(
+                "the tape library is in use by another command",
+                place=str(self._folder),
+                hint="wait for it to end (holdfast status shows it), then run this command again",
+            ) from None
+        return descriptor
+
+    def _read_moves(self) -> dict[str, str | None]:
+        path = self._folder / "library.json"
+        loaded: dict[str, str | None] = dict.fromkeys(DRIVES)
+        if path.exists():
+            loaded |= json.loads(path.read_bytes())["drives"]
+        return loaded
+
+    def _write_moves(self) -> None:
+        document = {"holdfast_library": 1, "drives": self._loaded}
+        durable.replace_file(self._folder / "library.json", (json.dumps(document) + "\n").encode())
+
+    def cartridge_folder(self, barcode: str) -> Path:
+        return self._folder / "cartridges" / barcode
+
+    def inventory(self) -> Inventory:
+        loaded = set(self._loaded.values())
+        return Inventory(dict(self._loaded), tuple(name for name in self._barcodes() if name not in loaded))
+
+    def _barcodes(self) -> list[str]:
+        return sorted(path.name for path in (self._folder / "cartridges").iterdir() if path.is_dir())
+
+    def load(self, barcode: str, drive: str) -> VirtualDrive:
+        if self._loaded[drive] is not None:
+            raise MediaError(
+                "the drive holds a cartridge already", place=drive, found=str(self._loaded[drive]), hint="unload it"
+            )
+        if barcode not in self.inventory().slots:
+            raise OperatorNeeded(
+                "the cartridge is not in the library",
+                place=str(self._folder),
+                expected=barcode,
+                hint=f"put {barcode} into a slot, then run the same command again",
+            )
+        opened = VirtualDrive(drive, self.cartridge_folder(barcode))
+        self._loaded[drive] = barcode
+        self._open[drive] = opened
+        self._write_moves()
+        return opened
+
+    def unload(self, drive: str) -> None:
+        opened = self._open.pop(drive, None)
+        if opened is not None:
+            opened.close()
+        if self._loaded[drive] is not None:
+            self._loaded[drive] = None
+            self._write_moves()
+
+    def scratch(self, count: int, known: set[str]) -> tuple[str, ...]:
+        pattern = re.compile(re.escape(self._prefix) + r"(\d{4})" + re.escape(self._media))
+        numbers = {int(found[1]): name for name in self._barcodes() if (found := pattern.fullmatch(name))}
+        blank = [name for name in numbers.values() if name not in known and self._is_blank(name)]
+        first = max(numbers, default=0) + 1
+        made = [f"{self._prefix}{number:04d}{self._media}" for number in range(first, first + count - len(blank))]
+        barcodes = (*blank, *made)[:count]
+        for barcode in barcodes:
+            make_cartridge(self.cartridge_folder(barcode), barcode, self._cartridge_bytes)
+        return barcodes
+
+    def _is_blank(self, barcode: str) -> bool:
+        """Nothing but what `make_cartridge` leaves, whole or interrupted."""
+        return all(path.name.startswith(CARTRIDGE_NAME) for path in self.cartridge_folder(barcode).iterdir())
+
+    def capacity_bytes(self, barcode: str) -> int:
+        return int(read_cartridge(self.cartridge_folder(barcode))["capacity_bytes"])
+
+    def close(self) -> None:
+        """Let the drives and the robot go. Cartridges stay where they are."""
+        for opened in self._open.values():
+            opened.abandon()
+        self._open.clear()
+        os.close(self._lock)

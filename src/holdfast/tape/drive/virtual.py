@@ -1,0 +1,351 @@
+"""A tape drive in files, that behaves as `st` does.
+
+A virtual cartridge is a folder:
+
+    cartridge.json      barcode and capacity
+    00000, 00001, ...   one plain file per tape file: its records one after the other, so `tar -xf` reads it
+    marks.jsonl         one line per file mark: {"file": 3, "bytes": 1048576, "records": [[524288, 2]]}, runs of
+                        records of one size
+
+Records are written at once but are durable only after a synchronous mark; a tape file without its line in
+marks.jsonl has no file mark, and after a power cut may be anything. Writing anywhere makes all that lay behind it
+vanish, as on tape. Near the end of the capacity writes fail and succeed in turn, as `st` does at early warning.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast import durable
+from holdfast.errors import BusyError, MediaError
+from holdfast.tape.drive.protocol import EarlyWarning, EndOfData, EndOfMedium
+
+MARKS_NAME = "marks.jsonl"
+CARTRIDGE_NAME = "cartridge.json"
+
+
+@dataclass(slots=True)
+class _TapeFile:
+    """The records of one tape file as runs of equal sizes; `marked`: a file mark follows."""
+
+    runs: list[list[int]] = field(default_factory=list[list[int]])
+    size_bytes: int = 0
+    records: int = 0
+    marked: bool = False
+
+    def append(self, record_bytes: int) -> None:
+        if self.runs and self.runs[-1][0] == record_bytes:
+            self.runs[-1][1] += 1
+        else:
+            self.runs.append([record_bytes, 1])
+        self.size_bytes += record_bytes
+        self.records += 1
+
+    def truncate(self, records: int) -> None:
+        kept, self.runs, self.size_bytes, self.records = self.runs, [], 0, 0
+        for size, count in kept:
+            for _ in range(min(count, records - self.records)):
+                self.append(size)
+        self.marked = False
+
+    def offset_of(self, record: int) -> int:
+        """The byte at which a record begins (the end for one past the last)."""
+        offset = 0
+        for size, count in self.runs:
+            taken = min(count, record)
+            offset += size * taken
+            record -= taken
+        return offset
+
+    def size_of(self, record: int) -> int:
+        for size, count in self.runs:
+            if record < count:
+                return size
+            record -= count
+        raise IndexError(record)
+
+
+def data_path(folder: Path, number: int) -> Path:
+    """The plain file that holds a tape file's records."""
+    return folder / f"{number:05d}"
+
+
+def make_cartridge(folder: Path, barcode: str, capacity_bytes: int) -> None:
+    """Make a blank virtual cartridge, durably."""
+    durable.make_folder(folder)
+    document = {"holdfast_cartridge": 1, "barcode": barcode, "capacity_bytes": capacity_bytes}
+    durable.replace_file(folder / CARTRIDGE_NAME, (json.dumps(document) + "\n").encode())
+
+
+def read_cartridge(folder: Path) -> dict[str, Any]:
+    """`cartridge.json`. Raises `MediaError` when it is missing or damaged."""
+    try:
+        return json.loads((folder / CARTRIDGE_NAME).read_bytes())
+    except (OSError, ValueError) as error:
+        raise MediaError("not a virtual cartridge", place=str(folder), found=str(error)) from error
+
+
+class VirtualDrive:
+    """A drive with a virtual cartridge in it; made at load, closed at unload.
+
+    Holds an exclusive lock on the cartridge (law 10). Loading drops the cartridge's pages from the cache, so that
+    what is read afterwards comes from the medium.
+    """
+
+    def __init__(self, serial: str, folder: Path) -> None:
+        self._serial = serial
+        self._folder = folder
+        document = read_cartridge(folder)
+        self.barcode = str(document["barcode"])
+        self.capacity_bytes = int(document["capacity_bytes"])
+        self._lock = self._lock_cartridge()
+        self._journal = durable.Journal(folder / MARKS_NAME)
+        self._file = 0
+        self._record = 0
+        self._files = self._read_medium()
+        self._base_bytes = 0  # of the tape files before the one that is being written
+        self._descriptor = -1
+        self._open_number = -1
+        self._writing = False
+        self._warned = False
+        self._unsynced: set[int] = set()
+        self._new_marks: list[dict[str, Any]] = []
+        self._drop_caches()
+
+    # -- identity and life
+
+    @property
+    def serial(self) -> str:
+        return self._serial
+
+    def _lock_cartridge(self) -> int:
+        descriptor = os.open(self._folder / CARTRIDGE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise BusyError(
+                "the cartridge is in use", place=self.barcode, hint="wait for the other command to end, then try again"
+            ) from None
+        return descriptor
+
+    def close(self) -> None:
+        """End a tape file that is being written, put everything on the medium, and let the cartridge go."""
+        try:
+            if self._writing:
+                self.write_file_mark(synchronous=True)
+            elif self._unsynced or self._new_marks:
+                self._sync()
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Let the cartridge go without writing anything: for a drive that failed."""
+        self._close_data()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _read_medium(self) -> list[_TapeFile]:
+        found: list[_TapeFile] = []
+        for entry in self._journal.entries():
+            runs = [[int(size), int(count)] for size, count in entry["records"]]
+            item = _TapeFile(runs, int(entry["bytes"]), sum(count for _, count in runs), marked=True)
+            if entry["file"] != len(found):
+                raise self._fault("the marks of the cartridge are damaged", f"tape file {len(found)}", str(entry))
+            found.append(item)
+        return found
+
+    def _drop_caches(self) -> None:
+        for path in self._data_files():
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+
+    # -- writing
+
+    def write_record(self, data: memoryview) -> None:
+        if not self._writing:
+            self._begin_writing()
+        self._check_room(len(data))
+        with durable.disk_full_explained(self._folder):
+            durable.write_all(self._descriptor, data)
+        self._files[self._file].append(len(data))
+        self._record += 1
+        self._unsynced.add(self._file)
+
+    def _begin_writing(self) -> None:
+        """Make everything behind this point vanish, and open the tape file that is written now."""
+        number = self._file
+        if len(self._files) > number:
+            self._files[number].truncate(self._record)
+        else:
+            self._files.append(_TapeFile())
+        self._forget_behind(number)
+        self._close_data()
+        path = data_path(self._folder, number)
+        with durable.disk_full_explained(self._folder):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._open_number = number
+            os.ftruncate(self._descriptor, self._files[number].size_bytes)
+            os.lseek(self._descriptor, 0, os.SEEK_END)
+        self._base_bytes = sum(item.size_bytes for item in self._files[:number])
+        self._writing = True
+
+    def _forget_behind(self, number: int) -> None:
+        self._new_marks = [mark for mark in self._new_marks if mark["file"] < number]
+        entries = [entry for entry in self._journal.entries() if entry["file"] < number]
+        if len(entries) < sum(1 for _ in self._journal.entries()):
+            text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
+            durable.replace_file(self._journal.path, text.encode())
+        del self._files[number + 1 :]
+        self._unsynced = {item for item in self._unsynced if item < number}
+        for path in self._data_files():
+            if int(path.name) > number:
+                path.unlink()
+
+    def _data_files(self) -> Iterator[Path]:
+        return (path for path in self._folder.iterdir() if path.name.isdigit())
+
+    def _check_room(self, record_bytes: int) -> None:
+        used = self._base_bytes + self._files[self._file].size_bytes + record_bytes
+        if used > self.capacity_bytes:
+            raise EndOfMedium("the cartridge is full", place=f"{self.barcode} tape file {self._file}")
+        if used > self.capacity_bytes - early_warning_bytes(self.capacity_bytes):
+            self._warned = not self._warned
+            if self._warned:
+                raise EarlyWarning(self.barcode)
+
+    def write_file_mark(self, *, synchronous: bool) -> None:
+        if not self._writing:
+            self._begin_writing()
+        item = self._files[self._file]
+        item.marked = True
+        self._unsynced.add(self._file)
+        self._new_marks.append({"file": self._file, "bytes": item.size_bytes, "records": item.runs})
+        self._writing = False
+        self._file, self._record = self._file + 1, 0
+        if synchronous:
+            self._sync()
+
+    def _sync(self) -> None:
+        with durable.disk_full_explained(self._folder):
+            for number in sorted(self._unsynced):
+                self._sync_data(number)
+            if self._unsynced:
+                durable.sync_folder(self._folder)
+        self._unsynced.clear()
+        # the mark is written last: a line in marks.jsonl says that the tape file before it is on the medium
+        self._journal.append(*self._new_marks)
+        self._new_marks.clear()
+
+    def _sync_data(self, number: int) -> None:
+        if number == self._open_number:
+            durable.sync_file(self._descriptor)
+            return
+        descriptor = os.open(data_path(self._folder, number), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            durable.sync_file(descriptor)
+        finally:
+            os.close(descriptor)
+
+    # -- reading
+
+    def read_record(self, buffer: memoryview) -> int:
+        self._end_writing()
+        if self._file >= len(self._files):
+            raise EndOfData(self.barcode)
+        item = self._files[self._file]
+        if self._record >= item.records:
+            return self._pass_mark(item)
+        size = item.size_of(self._record)
+        if size > len(buffer):
+            raise self._fault("a record is longer than the buffer", f"at most {len(buffer)} bytes", f"{size} bytes")
+        self._open_data(self._file)
+        got = os.preadv(self._descriptor, [buffer[:size]], item.offset_of(self._record))
+        if got != size:
+            raise self._fault("a record cannot be read whole", f"{size} bytes", f"{got} bytes")
+        self._record += 1
+        return size
+
+    def _pass_mark(self, item: _TapeFile) -> int:
+        if not item.marked:
+            raise EndOfData(self.barcode)
+        self._file, self._record = self._file + 1, 0
+        return 0
+
+    def _fault(self, message: str, expected: str, found: str) -> MediaError:
+        return MediaError(
+            message,
+            place=f"{self.barcode} in drive {self.serial}, tape file {self._file}, record {self._record}",
+            expected=expected,
+            found=found,
+            hint="holdfast verify, then restore from the twin",
+        )
+
+    def _open_data(self, number: int) -> None:
+        if number == self._open_number:
+            return
+        self._close_data()
+        try:
+            self._descriptor = os.open(data_path(self._folder, number), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self._fault("a tape file cannot be read", "its records", error.strerror or str(error)) from error
+        self._open_number = number
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def _close_data(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor, self._open_number = -1, -1
+
+    # -- moving
+
+    def _end_writing(self) -> None:
+        """As `st` does: going elsewhere after a write ends the tape file first."""
+        if self._writing:
+            self.write_file_mark(synchronous=False)
+
+    def rewind(self) -> None:
+        self._end_writing()
+        self._file, self._record = 0, 0
+
+    def locate(self, block: int) -> None:
+        self._end_writing()
+        left = block
+        for number, item in enumerate(self._files):
+            if left <= item.records:
+                self._file, self._record = number, left
+                return
+            left -= item.records + 1
+        if left != 0 or (self._files and not self._files[-1].marked):
+            raise self._fault("the tape ends before the block", f"block {block}", f"end of data {left} blocks before")
+        self._file, self._record = len(self._files), 0
+
+    def space_file_marks(self, count: int) -> None:
+        self._end_writing()
+        for _ in range(count):
+            if self._file >= len(self._files) or not self._files[self._file].marked:
+                raise EndOfData(self.barcode)
+            self._file, self._record = self._file + 1, 0
+
+    def tell(self) -> int:
+        return sum(item.records + 1 for item in self._files[: self._file]) + self._record
+
+    def used_bytes(self) -> int:
+        before = sum(item.size_bytes for item in self._files[: self._file])
+        return before + (self._files[self._file].offset_of(self._record) if self._file < len(self._files) else 0)
+
+
+def early_warning_bytes(capacity_bytes: int) -> int:
+    """How long before its end a virtual cartridge warns: a 500th, at least 4 MiB, at most a 16th."""
+    return min(max(capacity_bytes // 500, 4 * 2**20), capacity_bytes // 16)
+

@@ -1,0 +1,192 @@
+"""One read feeds both drives: a ring of reused record buffers, and a writer thread for each drive.
+
+The producer fills a record; when it is full it goes to every drive, and its buffer comes back when the slowest has
+written it. So the source is read once, memory is bounded, and no drive waits for the other by more than the ring.
+"""
+
+from __future__ import annotations
+
+import mmap
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from holdfast.tape.drive.protocol import TapeDrive
+
+RING_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class _Record:
+    view: memoryview
+    writers_left: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Barrier:
+    """Reached when everything before it was done or given up."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+
+
+_Work = _Record | _Barrier | Callable[[TapeDrive], None]
+
+
+class _Writer:
+    """The one thread that may touch its drive. After a failure it only gives records back."""
+
+    def __init__(self, drive: TapeDrive, done: Callable[[_Record], None]) -> None:
+        self.drive = drive
+        self.failure: BaseException | None = None
+        self._done = done
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"write-{drive.serial}")
+        self._thread.start()
+
+    def put(self, work: _Work) -> None:
+        self._work.put(work)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            if self.failure is None:
+                self._try(work)
+            if isinstance(work, _Record):
+                self._done(work)
+            elif isinstance(work, _Barrier):
+                work.reached.set()
+
+    def _try(self, work: _Work) -> None:
+        try:
+            if isinstance(work, _Record):
+                self.drive.write_record(work.view)
+            elif not isinstance(work, _Barrier):
+                work(self.drive)
+        except BaseException as error:  # handed to the producer, which raises it
+            self.failure = error
+
+    def join(self) -> None:
+        self._work.put(None)
+        self._thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """One tape file as it went to the drives: its size (whole records) and BLAKE3."""
+
+    size_bytes: int
+    blake3: bytes
+
+
+class RecordFan:
+    """Writes the same records to every drive. Use as a context manager; owned by one thread.
+
+    What a drive raises (`EarlyWarning`, `MediaError`, ...) is raised to the producer by the next call.
+    """
+
+    def __init__(self, drives: Sequence[TapeDrive], record_bytes: int) -> None:
+        self.record_bytes = record_bytes
+        self._free: queue.SimpleQueue[_Record] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        count = max(4, RING_BYTES // record_bytes)
+        memory = memoryview(mmap.mmap(-1, count * record_bytes))
+        for number in range(count):
+            self._free.put(_Record(memory[number * record_bytes : (number + 1) * record_bytes]))
+        self._current: _Record | None = None
+        self._used = 0
+        self._digest = blake3()
+        self._size_bytes = 0
+        self._writers = [_Writer(drive, self._record_done) for drive in drives]
+
+    def __enter__(self) -> RecordFan:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers:
+            writer.join()
+
+    # -- filling records
+
+    def room(self) -> memoryview:
+        """Memory for the next bytes of the tape file; never empty."""
+        if self._current is None:
+            self._raise_failure()
+            self._current = self._free.get()
+            self._used = 0
+        return self._current.view[self._used :]
+
+    def filled(self, count_bytes: int) -> None:
+        """`count_bytes` of the room hold data now."""
+        self._used += count_bytes
+        if self._used == self.record_bytes:
+            self._dispatch()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Copy `data` in, however many records it takes."""
+        view = memoryview(data)
+        while view:
+            room = self.room()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            self.filled(count)
+            view = view[count:]
+
+    def write_zeros(self, count_bytes: int) -> None:
+        while count_bytes:
+            room = self.room()
+            count = min(len(room), count_bytes)
+            room[:count] = bytes(count)
+            self.filled(count)
+            count_bytes -= count
+
+    @property
+    def offset(self) -> int:
+        """Bytes of this tape file so far."""
+        return self._size_bytes + (self._used if self._current is not None else 0)
+
+    def end_file(self) -> WrittenFile:
+        """Pad the last record with zeros and hand it over; the mark is a separate step."""
+        if self._current is not None:
+            self.write_zeros(self.record_bytes - self._used)
+        written = WrittenFile(self._size_bytes, self._digest.digest())
+        self._digest, self._size_bytes = blake3(), 0
+        return written
+
+    def _dispatch(self) -> None:
+        record, self._current = self._current, None
+        assert record is not None
+        record.writers_left = len(self._writers)
+        for writer in self._writers:
+            writer.put(record)
+        self._digest.update(record.view)
+        self._size_bytes += self.record_bytes
+
+    def _record_done(self, record: _Record) -> None:
+        with self._lock:
+            record.writers_left -= 1
+            free = record.writers_left == 0
+        if free:
+            self._free.put(record)
+
+    # -- other steps on every drive
+
+    def each(self, step: Callable[[TapeDrive], None]) -> None:
+        """Do `step` on every drive, behind what was handed over before; does not wait."""
+        for writer in self._writers:
+            writer.put(step)
+
+    def wait(self) -> None:
+        """Wait until every drive has done everything; raises what any of them raised."""
+        barriers = [_Barrier() for _ in self._writers]
+        for writer, barrier in zip(self._writers, barriers, strict=True):
+            writer.put(barrier)
+        for barrier in barriers:
+            barrier.reached.wait()
+        self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        for writer in self._writers:
+            if writer.failure is not None:
+                raise writer.failure

@@ -1,0 +1,144 @@
+"""The journal of a cartridge: what was committed on it, in fsynced JSON lines.
+
+    {"event":"cartridge", barcode, volume_id, pair_id, side, twin, record_bytes, capacity_bytes}   before the label
+    {"event":"committed", tape_file, kind, id, first_block, size_bytes, blake3, at_ns}             after the sync mark
+    {"event":"fenced", reason, at_ns}
+
+A commit is a synchronous file mark followed by the fsync of these lines: only what they name exists. The medium beats
+the journal, the journal beats the catalog.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdfast import durable
+from holdfast.values import Side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CartridgeIdentity:
+    """What a cartridge was made to be, before anything was written on it."""
+
+    barcode: str
+    volume_id: uuid.UUID
+    pair_id: uuid.UUID
+    side: Side
+    twin: str
+    record_bytes: int
+    capacity_bytes: int
+    created: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """One committed tape file. `id` is the object's, or the session's for its catalogs, or the volume's for a label."""
+
+    tape_file: int
+    kind: str
+    id: uuid.UUID
+    first_block: int
+    size_bytes: int
+    blake3: bytes
+    record_bytes: int
+
+    @property
+    def end_block(self) -> int:
+        """The block number just behind the tape file's mark."""
+        return self.first_block + self.size_bytes // self.record_bytes + 1
+
+
+@dataclass(frozen=True, slots=True)
+class JournalState:
+    """What a journal says, read to its end."""
+
+    identity: CartridgeIdentity
+    committed: tuple[Committed, ...]
+    fenced: str | None
+
+
+class CartridgeJournal:
+    """The journal of one cartridge. Every method that writes returns after the lines are durable."""
+
+    def __init__(self, folder: Path, barcode: str) -> None:
+        self.path = folder / f"{barcode}.jsonl"
+        self._journal = durable.Journal(self.path)
+
+    def begin(self, identity: CartridgeIdentity) -> None:
+        """Say what the cartridge is going to be."""
+        self._journal.append(
+            {
+                "event": "cartridge",
+                "barcode": identity.barcode,
+                "volume_id": str(identity.volume_id),
+                "pair_id": str(identity.pair_id),
+                "side": identity.side.value,
+                "twin": identity.twin,
+                "record_bytes": identity.record_bytes,
+                "capacity_bytes": identity.capacity_bytes,
+                "created": identity.created,
+            }
+        )
+
+    def committed(self, tape_files: Iterable[Committed], at_ns: int) -> None:
+        """Say that these tape files lie before a synchronous file mark."""
+        self._journal.append(*(_committed_entry(item, at_ns) for item in tape_files))
+
+    def fenced(self, reason: str, at_ns: int) -> None:
+        self._journal.append({"event": "fenced", "reason": reason, "at_ns": at_ns})
+
+    def state(self) -> JournalState | None:
+        """What was said so far; None when nothing was."""
+        identity: CartridgeIdentity | None = None
+        committed: list[Committed] = []
+        reason: str | None = None
+        for entry in self._journal.entries():
+            if entry["event"] == "cartridge":
+                identity = _identity_of(entry)
+            elif entry["event"] == "committed" and identity is not None:
+                committed.append(_committed_of(entry, identity.record_bytes))
+            elif entry["event"] == "fenced":
+                reason = str(entry["reason"])
+        return None if identity is None else JournalState(identity, tuple(committed), reason)
+
+
+def _committed_entry(item: Committed, at_ns: int) -> dict[str, Any]:
+    return {
+        "event": "committed",
+        "tape_file": item.tape_file,
+        "kind": item.kind,
+        "id": str(item.id),
+        "first_block": item.first_block,
+        "size_bytes": item.size_bytes,
+        "blake3": item.blake3.hex(),
+        "at_ns": at_ns,
+    }
+
+
+def _committed_of(entry: dict[str, Any], record_bytes: int) -> Committed:
+    return Committed(
+        tape_file=entry["tape_file"],
+        kind=entry["kind"],
+        id=uuid.UUID(entry["id"]),
+        first_block=entry["first_block"],
+        size_bytes=entry["size_bytes"],
+        blake3=bytes.fromhex(entry["blake3"]),
+        record_bytes=record_bytes,
+    )
+
+
+def _identity_of(entry: dict[str, Any]) -> CartridgeIdentity:
+    return CartridgeIdentity(
+        barcode=entry["barcode"],
+        volume_id=uuid.UUID(entry["volume_id"]),
+        pair_id=uuid.UUID(entry["pair_id"]),
+        side=Side(entry["side"]),
+        twin=entry["twin"],
+        record_bytes=entry["record_bytes"],
+        capacity_bytes=entry["capacity_bytes"],
+        created=entry["created"],
+    )

@@ -1,0 +1,123 @@
+"""Plans which files go into which object, and when a cartridge is full.
+
+Pure: no drive, no clock, no database. Sizes in bytes; a tape file counts in whole records. No object spans cartridges.
+The planner is asked object by object, since how full a cartridge is shows only after an object was written.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from holdfast.tape import checksums, layout
+from holdfast.values import FileVersion, Kind
+
+OBJECT_MEMBERS = 20_000
+"""An object has no more members than this, so that what is known of one fits in memory (law 9)."""
+
+CATALOG_LINE_BYTES = 800
+"""An upper bound of a catalog line without the name: 30 fields, four digests, JSON around them. Compression halves it
+at least, but room is planned without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedMember:
+    """One member: its version, and the name of the member that it is a hard link to, if it is one."""
+
+    version: FileVersion
+    hard_link_name: bytes | None = None
+
+    @property
+    def header(self) -> layout.MemberHeader:
+        return layout.header_of(self.version, self.hard_link_name)
+
+    @property
+    def has_digest(self) -> bool:
+        """Whether the MANIFEST has a line for it."""
+        return self.version.kind is Kind.FILE
+
+
+@dataclass(slots=True)
+class ObjectPlan:
+    """The members of one object, in tape order, and how long its tar will be."""
+
+    members: list[PlannedMember] = field(default_factory=list[PlannedMember])
+    tar_bytes: int = len(layout.encode_global(layout.object_comment("object", uuid.UUID(int=0), uuid.UUID(int=0))))
+    manifest_bytes: int = 0
+    catalog_bytes: int = 0
+
+    def add(self, member: PlannedMember) -> None:
+        header = member.header
+        self.members.append(member)
+        self.tar_bytes += len(layout.encode_member(header)) + header.padded_bytes
+        self.catalog_bytes += CATALOG_LINE_BYTES + 3 * len(header.name)
+        if member.has_digest:
+            self.manifest_bytes += checksums.line_bytes(header.name)
+
+    def total_bytes(self, record_bytes: int) -> int:
+        """The room that the object takes on tape."""
+        manifest = manifest_header(self.manifest_bytes)
+        content = self.tar_bytes + len(layout.encode_member(manifest)) + manifest.padded_bytes
+        return layout.tape_file_bytes(content, record_bytes)
+
+
+def manifest_header(size_bytes: int) -> layout.MemberHeader:
+    return layout.MemberHeader(name=layout.MANIFEST_NAME, type=layout.TYPE_FILE, size_bytes=size_bytes)
+
+
+def plan_objects(versions: Iterable[FileVersion], object_bytes: int) -> Iterator[ObjectPlan]:
+    """Put versions, in their order, into objects of about `object_bytes`; a larger file gets an object of its own.
+
+    A version that is a hard link of one in the same object becomes a tar hard link; elsewhere it is a whole file.
+    """
+    plan = ObjectPlan()
+    names: dict[uuid.UUID, bytes] = {}
+    for version in versions:
+        member = PlannedMember(version, names.get(version.hard_link_of) if version.hard_link_of else None)
+        size = member.header.padded_bytes
+        if plan.members and (plan.tar_bytes + size > object_bytes or len(plan.members) >= OBJECT_MEMBERS):
+            yield plan
+            plan, names = ObjectPlan(), {}
+            member = PlannedMember(version)
+        plan.add(member)
+        if version.kind is Kind.FILE and member.hard_link_name is None:
+            names[version.id] = version.full_path
+    if plan.members:
+        yield plan
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much of a cartridge may still be written. `catalog_bytes` bounds the catalog of what is on it already."""
+
+    capacity_bytes: int
+    used_bytes: int
+    catalog_bytes: int
+    record_bytes: int
+
+    @property
+    def margin_bytes(self) -> int:
+        """Kept free for early warning to come late and marks to take room: a fiftieth, at least four records."""
+        return max(self.capacity_bytes // 50, 4 * self.record_bytes)
+
+    def holds(self, plan: ObjectPlan) -> bool:
+        """Whether the object fits, and after it the session's catalog, twice, and the margin."""
+        catalog = layout.tape_file_bytes(self.catalog_bytes + plan.catalog_bytes + 4096, self.record_bytes)
+        needed = plan.total_bytes(self.record_bytes) + 2 * catalog + self.margin_bytes
+        return self.used_bytes + needed <= self.capacity_bytes
+
+
+def blank_room(capacity_bytes: int, record_bytes: int, label_bytes: int) -> Room:
+    """The room of a cartridge that holds nothing but its label."""
+    return Room(capacity_bytes, layout.tape_file_bytes(label_bytes, record_bytes), 4096, record_bytes)
+
+
+def fits_blank(name_bytes: int, size_bytes: int, room: Room) -> bool:
+    """Whether a file with such a name and size fits a blank cartridge at all."""
+    bound = ObjectPlan(
+        tar_bytes=8 * layout.TAR_BLOCK_BYTES + 2 * layout.padded(name_bytes) + layout.padded(size_bytes),
+        manifest_bytes=100 + 2 * name_bytes,
+        catalog_bytes=CATALOG_LINE_BYTES + 3 * name_bytes,
+    )
+    return room.holds(bound)
