@@ -98,7 +98,7 @@ class Database:
     def _locked(self) -> Generator[None, None, None]:
         if getattr(self._inside, "transaction", False):
             raise RuntimeError("a transaction inside a transaction of the same thread would wait for itself")
-        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = self._open_lock()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             self._inside.transaction = True
@@ -106,6 +106,13 @@ class Database:
         finally:
             self._inside.transaction = False
             os.close(descriptor)
+
+    def _open_lock(self) -> int:
+        try:
+            with durable.disk_full_explained(self.path):
+                return os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise self._disk_error(error.strerror or str(error)) from error
 
     @contextmanager
     def transaction(self) -> Generator[Connection, None, None]:
@@ -123,10 +130,9 @@ class Database:
 
     @contextmanager
     def _explained(self) -> Generator[None, None, None]:
-        """Errors that a person can act on, in our words; the others are bugs and pass as they are."""
+        """Errors of SQLite that a person can act on, in our words; the others are bugs and pass as they are."""
         try:
-            with durable.disk_full_explained(self.path):
-                yield
+            yield
         except DBAPIError as error:
             explained = self._explanation(str(error.orig))
             if explained is None:
@@ -137,10 +143,6 @@ class Database:
             if explained is None:
                 raise
             raise explained from error
-        except PermissionError as error:
-            raise self._disk_error(error.strerror) from error
-        except FileNotFoundError as error:
-            raise self._disk_error(error.strerror) from error
 
     def _explanation(self, text: str) -> HoldfastError | None:
         if "disk is full" in text:
