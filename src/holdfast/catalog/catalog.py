@@ -49,6 +49,8 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path)
+        self._block_lookup = self._database.lookup(files.SELECT_BLOCK)
+        self._segments_lookup = self._database.lookup(files.SELECT_SEGMENTS)
 
     def __enter__(self) -> Catalog:
         return self
@@ -57,6 +59,8 @@ class Catalog:
         self.close()
 
     def close(self) -> None:
+        self._block_lookup.close()
+        self._segments_lookup.close()
         self._database.close()
 
     @contextmanager
@@ -74,12 +78,13 @@ class Catalog:
     # -- as the block store's index
 
     def find_block(self, locator: Locator) -> BlockPlace | None:
-        with self._database.reading() as connection:
-            return files.find_block(connection, locator)
+        rows = self._database.ask(self._block_lookup, digest=locator.blake3, size=locator.size_bytes)
+        return BlockPlace(locator, uuid.UUID(bytes=rows[0][0]), rows[0][1]) if rows else None
 
     def find_segments(self, content: Content) -> tuple[Segment, ...] | None:
-        with self._database.reading() as connection:
-            return files.find_segments(connection, content)
+        rows = self._database.ask(self._segments_lookup, digest=content.sha256, size=content.size_bytes)
+        segments = tuple(Segment(Locator(digest, size), offset, length) for digest, size, offset, length in rows)
+        return segments or None
 
     # -- as the block store's sink
 
@@ -90,10 +95,11 @@ class Catalog:
             pack_row = files.record_pack(connection, group.pack_id, group.pack_bytes, sealed=False)
             files.record_blocks(connection, pack_row, group.blocks)
             files.record_sources(connection, manifest.sources)
-            files.record_versions(connection, [(stored.version, stored.sighting) for stored in manifest.versions])
+            rows = files.record_versions(
+                connection, [(stored.version, stored.sighting) for stored in manifest.versions]
+            )
             kept = {s.version.content: s.segments for s in manifest.versions if s.version.content and s.segments}
-            rows = files.record_contents(connection, kept)
-            files.record_segments(connection, {row: kept[content] for content, row in rows.items()})
+            files.record_segments(connection, {rows[content]: segments for content, segments in kept.items()})
             files.record_ends(connection, manifest.ends)
 
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int) -> None:

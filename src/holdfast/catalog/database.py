@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, select
+from sqlalchemy import Connection, Engine, Executable, create_engine, event, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from holdfast import durable
 from holdfast.catalog import schema
+from holdfast.catalog.bulk import Lookup
 from holdfast.errors import BusyError, HoldfastError, IntegrityError, VaultError
 
 CHECKPOINT_BYTES = 8 * 1024 * 1024
@@ -127,6 +128,15 @@ class Database:
         """A connection that sees one state of the catalog and must not change it."""
         with self._explained(), self._readers.connect() as connection:
             yield connection
+
+    def lookup(self, statement: Executable) -> Lookup:
+        """A question that will be asked very often; see `ask`."""
+        return Lookup(self._readers, statement)
+
+    def ask(self, lookup: Lookup, **values: Any) -> list[tuple[Any, ...]]:
+        """The rows that answer `lookup` in the newest committed state."""
+        with self._explained():
+            return lookup.ask(**values)
 
     @contextmanager
     def _explained(self) -> Generator[None, None, None]:

@@ -26,7 +26,9 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects import sqlite
 
+from holdfast.catalog.bulk import execute_many
 from holdfast.catalog.schema import block, content, pack, segment, source, version
 from holdfast.values import (
     Attributes,
@@ -55,8 +57,8 @@ def chunks(items: Sequence[T], size: int = IN_LIMIT) -> Iterator[Sequence[T]]:
 
 
 def insert_new(table: Table) -> Insert:
-    """An INSERT that passes over rows whose unique key is there already."""
-    return insert(table).prefix_with("OR IGNORE", dialect="sqlite").prefix_with("IGNORE", dialect="mysql")
+    """An INSERT that passes over rows whose unique key is there already, and over no other mistake."""
+    return sqlite.insert(table).on_conflict_do_nothing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +95,9 @@ def source_rows(connection: Connection) -> dict[str, int]:
 def record_contents(connection: Connection, contents: Iterable[Content]) -> dict[Content, int]:
     """Record the contents; returns the row number of each."""
     wanted = list(dict.fromkeys(contents))
-    if wanted:
-        connection.execute(
-            insert_new(content), [{"sha256": item.sha256, "size_bytes": item.size_bytes} for item in wanted]
-        )
+    execute_many(
+        connection, insert_new(content), [{"sha256": item.sha256, "size_bytes": item.size_bytes} for item in wanted]
+    )
     found: dict[Content, int] = {}
     for part in chunks(wanted):
         query = select(content).where(content.c.sha256.in_([item.sha256 for item in part]))
@@ -127,8 +128,7 @@ def record_blocks(connection: Connection, pack_row: int, places: Iterable[BlockP
         }
         for place in places
     ]
-    if rows:
-        connection.execute(insert_new(block), rows)
+    execute_many(connection, insert_new(block), rows)
 
 
 def block_rows(connection: Connection, locators: Iterable[Locator]) -> dict[Locator, int]:
@@ -158,8 +158,7 @@ def record_segments(connection: Connection, contents: Mapping[int, tuple[Segment
     ]
     known = contents_with_segments(connection, list(contents))
     fresh = [row for row in rows if row["content_id"] not in known]
-    if fresh:
-        connection.execute(insert(segment), fresh)
+    execute_many(connection, insert(segment), fresh)
 
 
 def contents_with_segments(connection: Connection, rows: Sequence[int]) -> set[int]:
@@ -169,38 +168,39 @@ def contents_with_segments(connection: Connection, rows: Sequence[int]) -> set[i
     return found
 
 
-def find_block(connection: Connection, locator: Locator) -> BlockPlace | None:
-    row = connection.execute(
-        select(pack.c.uuid, block.c.offset_bytes)
-        .join(pack, pack.c.id == block.c.pack_id)
-        .where(block.c.blake3 == locator.blake3, block.c.size_bytes == locator.size_bytes)
-    ).one_or_none()
-    return None if row is None else BlockPlace(locator, uuid.UUID(bytes=row.uuid), row.offset_bytes)
+SELECT_BLOCK = (
+    select(pack.c.uuid, block.c.offset_bytes)
+    .join(pack, pack.c.id == block.c.pack_id)
+    .where(block.c.blake3 == bindparam("digest"), block.c.size_bytes == bindparam("size"))
+)
+"""The place of the block with this digest and size."""
 
-
-def find_segments(connection: Connection, wanted: Content) -> tuple[Segment, ...] | None:
-    rows = connection.execute(
-        select(block.c.blake3, block.c.size_bytes, segment.c.offset_bytes, segment.c.length_bytes)
-        .join(content, content.c.id == segment.c.content_id)
-        .join(block, block.c.id == segment.c.block_id)
-        .where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes)
-        .order_by(segment.c.number)
-    ).all()
-    segments = tuple(Segment(Locator(r.blake3, r.size_bytes), r.offset_bytes, r.length_bytes) for r in rows)
-    return segments or None
+SELECT_SEGMENTS = (
+    select(block.c.blake3, block.c.size_bytes, segment.c.offset_bytes, segment.c.length_bytes)
+    .join(content, content.c.id == segment.c.content_id)
+    .join(block, block.c.id == segment.c.block_id)
+    .where(content.c.sha256 == bindparam("digest"), content.c.size_bytes == bindparam("size"))
+    .order_by(segment.c.number)
+)
+"""The segments of the content with this digest and size."""
 
 
 # -- versions
 
 
-def record_versions(connection: Connection, versions: Iterable[tuple[FileVersion, Sighting | None]]) -> None:
-    """Record versions; their sources must be recorded. One that is known by its uuid is passed over."""
+def record_versions(
+    connection: Connection, versions: Iterable[tuple[FileVersion, Sighting | None]]
+) -> dict[Content, int]:
+    """Record versions; their sources must be recorded. One that is known by its uuid is passed over.
+
+    Returns the row number of each of their contents.
+    """
     known = list(versions)
     contents = record_contents(connection, (v.content for v, _ in known if v.content is not None))
     sources = source_rows(connection)
     rows = [_version_row(v, sighting, sources, contents) for v, sighting in known]
-    if rows:
-        connection.execute(insert_new(version), rows)
+    execute_many(connection, insert_new(version), rows)
+    return contents
 
 
 def _version_row(
@@ -288,14 +288,21 @@ def present_in_folder(connection: Connection, source_name: str, folder: bytes) -
         version.c.ended_ns.is_(None),
         version.c.void.is_(False),
     )
-    return {row.path: present_from(row) for row in connection.execute(query) if row.path}
+    # oldest first: should a path have two, which no run leaves behind, the newest is the one that counts
+    rows = connection.execute(query.order_by(version.c.id))
+    return {row.path: present_from(row) for row in rows if row.path}
+
+
+def at_path(path: bytes) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Versions of one path; the folder is named too, as the index begins with it."""
+    return version.c.folder_digest == path_digest(parent_path(path)), version.c.path_digest == path_digest(path)
 
 
 def present_at(connection: Connection, source_name: str, path: bytes) -> PresentVersion | None:
     """The version that was last seen at `path` and is not ended."""
     query = select_versions().where(
         source.c.name == source_name,
-        version.c.path_digest == path_digest(path),
+        *at_path(path),
         version.c.ended_ns.is_(None),
         version.c.void.is_(False),
     )
@@ -337,30 +344,28 @@ def record_looks(connection: Connection, looks: Iterable[tuple[int, Sighting]]) 
         }
         for row, s in looks
     ]
-    if rows:
-        connection.execute(
-            update(version)
-            .where(version.c.id == bindparam("row"))
-            .values(
-                device=bindparam("new_device"),
-                inode=bindparam("new_inode"),
-                ctime_ns=bindparam("new_ctime"),
-                looked_ns=bindparam("new_looked"),
-            ),
-            rows,
+    statement = (
+        update(version)
+        .where(version.c.id == bindparam("row"))
+        .values(
+            device=bindparam("new_device"),
+            inode=bindparam("new_inode"),
+            ctime_ns=bindparam("new_ctime"),
+            looked_ns=bindparam("new_looked"),
         )
+    )
+    execute_many(connection, statement, rows)
 
 
 def record_ends(connection: Connection, ends: Iterable[VersionEnd]) -> None:
     """Versions ended; the first end that was recorded stays."""
     rows = [{"which": end.version_id.bytes, "at": end.ended_ns} for end in ends]
-    if rows:
-        connection.execute(
-            update(version)
-            .where(version.c.uuid == bindparam("which"), version.c.ended_ns.is_(None))
-            .values(ended_ns=bindparam("at")),
-            rows,
-        )
+    statement = (
+        update(version)
+        .where(version.c.uuid == bindparam("which"), version.c.ended_ns.is_(None))
+        .values(ended_ns=bindparam("at"))
+    )
+    execute_many(connection, statement, rows)
 
 
 def record_read_contents(connection: Connection, read: Mapping[uuid.UUID, Content]) -> None:
@@ -416,7 +421,7 @@ def versions_at(connection: Connection, moment_ns: int | None) -> Iterator[Prese
 
 def versions_of_path(connection: Connection, source_name: str, path: bytes) -> list[tuple[PresentVersion, int | None]]:
     """Every version of one path, newest first, each with the time when it ended, if it did."""
-    query = select_versions().where(source.c.name == source_name, version.c.path_digest == path_digest(path))
+    query = select_versions().where(source.c.name == source_name, *at_path(path))
     rows = connection.execute(query.order_by(version.c.id.desc())).all()
     return [(present_from(row), row.ended_ns) for row in rows]
 
@@ -449,3 +454,10 @@ def count_store(connection: Connection) -> dict[str, int]:
         "packs": connection.scalar(select(func.count()).select_from(pack)) or 0,
         "contents": connection.scalar(select(func.count()).select_from(content)) or 0,
     }
+
+
+def versions_by_row(connection: Connection, rows: Sequence[int]) -> Iterator[PresentVersion]:
+    """The versions with these row numbers."""
+    for part in chunks(rows):
+        query = select_versions().where(version.c.id.in_(part)).order_by(version.c.id)
+        yield from map(present_from, connection.execute(query))

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, and_, exists, func, insert, select, update
 from sqlalchemy.orm import aliased
 
 from holdfast.catalog import files
+from holdfast.catalog.bulk import execute_many
 from holdfast.catalog.files import PAGE_ROWS, PresentVersion, insert_new, present_from, select_versions
 from holdfast.catalog.schema import (
     cartridge,
@@ -140,15 +141,12 @@ def _cartridge_from(row: Any) -> Cartridge:
     )
 
 
-def record_session(
-    connection: Connection, session_id: uuid.UUID, pair_id: uuid.UUID, listed: Iterable[int]
-) -> None:
+def record_session(connection: Connection, session_id: uuid.UUID, pair_id: uuid.UUID, listed: Iterable[int]) -> None:
     """A session's catalogs are committed on both sides; `listed` are rows of versions that only they name."""
     connection.execute(insert_new(session).values(uuid=session_id.bytes, pair_id=_pair_row(connection, pair_id)))
     row = connection.execute(select(session.c.id).where(session.c.uuid == session_id.bytes)).scalar_one()
     rows = [{"version_id": version_row, "session_id": row} for version_row in listed]
-    if rows:
-        connection.execute(insert_new(listing), rows)
+    execute_many(connection, insert_new(listing), rows)
 
 
 def record_object(
@@ -175,8 +173,7 @@ def record_object(
         }
         for position, item in enumerate(members)
     ]
-    if rows:
-        connection.execute(insert(member), rows)
+    execute_many(connection, insert(member), rows)
 
 
 def record_tape_files(connection: Connection, barcode: str, new: Iterable[TapeFile]) -> None:
@@ -278,6 +275,7 @@ def _same_bytes_under_same_name() -> Any:
     """The path has these very bytes on tape already, so plain tar gives them by this name."""
     return exists().where(
         _older.c.source_id == version.c.source_id,
+        _older.c.folder_digest == version.c.folder_digest,
         _older.c.path_digest == version.c.path_digest,
         _older_member.c.version_id == _older.c.id,
         _older_member.c.content_id == version.c.content_id,
@@ -401,9 +399,7 @@ def listed_versions(connection: Connection, pair_id: uuid.UUID) -> Iterator[Pres
 
 def ends_since(connection: Connection, moment_ns: int) -> Iterator[tuple[uuid.UUID, int]]:
     """Versions that ended at or after a moment, with when."""
-    query = select(version.c.uuid, version.c.ended_ns).where(
-        version.c.ended_ns >= moment_ns, version.c.void.is_(False)
-    )
+    query = select(version.c.uuid, version.c.ended_ns).where(version.c.ended_ns >= moment_ns, version.c.void.is_(False))
     return ((uuid.UUID(bytes=row.uuid), row.ended_ns) for row in connection.execute(query))
 
 
