@@ -7,11 +7,12 @@ knows where each room keeps its files, and nothing of what is in them.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from holdfast import durable
 from holdfast.errors import HoldfastError, UsageError, VaultError
@@ -135,10 +136,7 @@ def init_vault(folder: Path, options: InitOptions | None = None) -> VaultSetting
     Raises `VaultError` when the folder holds something else or cannot be written.
     """
     options = options or InitOptions()
-    text = SETTINGS_TEMPLATE.format(
-        format=VAULT_FORMAT, id=uuid.uuid4(), **{name: getattr(options, name) for name in options.__slots__}
-    )
-    parse_settings(folder, tomllib.loads(text))  # a wrong option is found before anything is made
+    text = settings_text(folder, options)
     try:
         refuse_foreign(folder)
         durable.make_folder(folder)
@@ -153,6 +151,20 @@ def init_vault(folder: Path, options: InitOptions | None = None) -> VaultSetting
             hint="choose a folder that you may write to with --vault DIR",
         ) from error
     return open_vault(folder)
+
+
+def settings_text(folder: Path, options: InitOptions) -> str:
+    """The settings of a new vault. Raises `UsageError` for a wrong option, before anything is made."""
+    chosen = {name: getattr(options, name) for name in options.__slots__}
+    text = SETTINGS_TEMPLATE.format(format=VAULT_FORMAT, id=uuid.uuid4(), **chosen)
+    try:
+        parse_settings(folder, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError("a size with characters that no size has", found=repr(chosen)) from error
+    except VaultError as error:
+        wrong = error.message.rpartition(" ")[2]
+        raise UsageError(f"wrong {wrong}", expected=error.expected, found=error.found) from error
+    return text
 
 
 ROOMS = {"catalog", "state", "packs", "journals", "library", "scratch", SETTINGS_NAME + ".new"}
@@ -180,9 +192,11 @@ def refuse_foreign(folder: Path) -> None:
 
 def open_or_init_vault(folder: Path, options: InitOptions | None = None) -> VaultSettings:
     """Open the vault in `folder`, making it first when there is none."""
-    if not (folder / SETTINGS_NAME).exists():
-        return init_vault(folder, options)
-    return open_vault(folder)
+    try:
+        exists = (folder / SETTINGS_NAME).exists()
+    except OSError as error:
+        raise VaultError("not a folder that can be looked into", place=str(folder), found=error.strerror) from error
+    return open_vault(folder) if exists else init_vault(folder, options)
 
 
 def open_vault(folder: Path) -> VaultSettings:
@@ -217,14 +231,15 @@ def parse_settings(folder: Path, document: dict[str, Any]) -> VaultSettings:
     )
     tape = TapeSettings(
         cartridge_bytes=reader.size("tape", "cartridge_capacity", 4 * 2**20, 2**60),
-        barcode_prefix=reader.value("tape", "barcode_prefix", str),
-        media=reader.value("tape", "media", str),
+        barcode_prefix=reader.matching("tape", "barcode_prefix", "[A-Z0-9]{1,4}"),
+        media=reader.matching("tape", "media", "[A-Z0-9]{2}"),
         record_bytes=reader.size("tape", "record_size", *RECORD_SIZES, multiple_of=1024),
         object_bytes=reader.size("tape", "object_size", 1, 2**50),
         commit_bytes=reader.size("tape", "commit_every", 1, 2**50),
         virtual_counts_as_proof=reader.value("tape", "virtual_counts_as_proof", bool),
     )
-    return VaultSettings(folder=folder, id=uuid.UUID(reader.value("vault", "id", str)), blocks=blocks, tape=tape)
+    vault_id = uuid.UUID(reader.matching("vault", "id", "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"))
+    return VaultSettings(folder=folder, id=vault_id, blocks=blocks, tape=tape)
 
 
 def check_format(folder: Path, found: int) -> None:
@@ -247,10 +262,17 @@ class _Reader:
         self.document = document
 
     def value(self, table: str, key: str, kind: type[T]) -> T:
-        found = self.document.get(table, {}).get(key)
+        settings = self.document.get(table)
+        found = cast("dict[str, Any]", settings).get(key) if isinstance(settings, dict) else None
         if type(found) is not kind:
-            raise self.wrong(table, key, kind.__name__, repr(found))
+            raise self.wrong(table, key, kind.__name__, "nothing" if found is None else repr(found))
         return found
+
+    def matching(self, table: str, key: str, pattern: str) -> str:
+        text = self.value(table, key, str)
+        if re.fullmatch(pattern, text) is None:
+            raise self.wrong(table, key, f"text of the form {pattern}", repr(text))
+        return text
 
     def size(self, table: str, key: str, low: int, high: int, *, multiple_of: int = 1) -> int:
         text = self.value(table, key, str)

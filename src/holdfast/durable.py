@@ -8,9 +8,10 @@ after the folder that holds it is synced. SQLite does the same for its own files
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,20 @@ def make_folder(folder: Path) -> None:
     while not folder.is_dir():
         missing.append(folder)
         folder = folder.parent
-    for path in reversed(missing):
-        path.mkdir(exist_ok=True)
-        sync_folder(path.parent)
+    try:
+        sync_folder(folder.parent)  # a run that was killed may have made `folder` and not come to this
+    except PermissionError:
+        pass  # then that run was not ours: ours would have failed here as well
+    with disk_full_explained(folder):
+        for path in reversed(missing):
+            path.mkdir(exist_ok=True)
+            sync_folder(path.parent)
 
 
 def create_file(path: Path, mode: int = 0o644) -> int:
     """Create `path`, which must not exist; its name is durable when the open descriptor (read, write) is returned."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with disk_full_explained(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         sync_folder(path.parent)
     except BaseException:
@@ -82,17 +89,20 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put `data` at `path`: old or new content, never a mixture, and the new one for ever once this returns."""
+    """Put `data` at `path`: old or new content, never a mixture, and the new one for ever once this returns.
+
+    For one writer at a time, as the new content is first written beside the old one, at `path` with `.new` behind it.
+    """
     temporary = path.with_name(path.name + ".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        with disk_full_explained(path):
+    with disk_full_explained(path):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
             write_all(descriptor, data)
             os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
 
 
 class Journal:
@@ -106,6 +116,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._whole_bytes = 0  # known to end with a whole line there: not read again by each append
 
     def append(self, *entries: Mapping[str, Any]) -> None:
         """Add the entries, in order; when this returns they survive a power cut."""
@@ -113,35 +124,43 @@ class Journal:
             return
         data = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries).encode()
         with disk_full_explained(self.path):
-            descriptor = self._open_for_append()
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                write_all(descriptor, data)
-                sync_file(descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # what looks torn may be another process's append
+                self._append(descriptor, data)
             finally:
                 os.close(descriptor)
 
-    def _open_for_append(self) -> int:
-        if not self.path.exists():
-            return create_file(self.path)
-        end = sum(len(line) for line in self._whole_lines())
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-        os.ftruncate(descriptor, end)
-        os.lseek(descriptor, end, os.SEEK_SET)
-        return descriptor
+    def _append(self, descriptor: int, data: bytes) -> None:
+        start = self._end_of_whole_lines(descriptor)
+        if start == 0:
+            sync_folder(self.path.parent)  # the file's name: new, or made by a run that was killed before this
+        os.ftruncate(descriptor, start)
+        os.lseek(descriptor, start, os.SEEK_SET)
+        try:
+            write_all(descriptor, data)
+            sync_file(descriptor)
+        except BaseException:
+            # nobody was told: what the kernel could not write must not stand, unsynced, before later entries
+            os.ftruncate(descriptor, start)
+            raise
+        self._whole_bytes = start + len(data)
 
-    def _whole_lines(self) -> Iterator[bytes]:
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n") or b"\0" in line:
-                    return
-                yield line
+    def _end_of_whole_lines(self, descriptor: int) -> int:
+        start = self._whole_bytes if self._whole_bytes <= os.fstat(descriptor).st_size else 0
+        with open(descriptor, "rb", closefd=False) as file:
+            file.seek(start)
+            return start + sum(map(len, _whole_lines(file)))
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Every whole line, oldest first; none when the journal does not exist."""
-        for number, line in enumerate(self._whole_lines(), start=1):
-            yield self._parse(line, number)
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        with file:
+            for number, line in enumerate(_whole_lines(file), start=1):
+                yield self._parse(line, number)
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
@@ -157,3 +176,10 @@ class Journal:
                 hint="keep a copy of the journal, then restore it from a backup",
             )
         return entry  # pyright: ignore[reportUnknownVariableType]
+
+
+def _whole_lines(file: Iterable[bytes]) -> Iterator[bytes]:
+    for line in file:
+        if not line.endswith(b"\n") or b"\0" in line:
+            return
+        yield line

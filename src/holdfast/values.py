@@ -12,13 +12,14 @@ import re
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 
 from holdfast.errors import UsageError
 
 BLOCK_LIMIT_BYTES = 64 * 1024 * 1024
 """No block is larger (Arvados Keep's limit, so that a block can travel through a Keep door)."""
 
-LOCATOR_PATTERN = re.compile(r"b3:([0-9a-f]{64})\+(\d{1,8})")
+LOCATOR_PATTERN = re.compile(r"b3:([0-9a-f]{64})\+([1-9][0-9]{0,7})")
 
 
 class Kind(StrEnum):
@@ -48,6 +49,9 @@ class Content:
             raise ValueError(f"not a content: {self.sha256.hex()}, {self.size_bytes} bytes")
 
 
+TIME_LIMIT_NS = 2**63 - 1
+"""The latest time that can be kept, in the year 2262; as long before 1970 is the earliest. Databases hold no more."""
+
 EMPTY_CONTENT = Content(hashlib.sha256(b"").digest(), 0)
 
 
@@ -69,7 +73,7 @@ class Locator:
     def parse(cls, text: str) -> Locator:
         """Read `b3:<64 hex digits>+<size>`. Raises `UsageError` that says what is wrong with anything else."""
         found = LOCATOR_PATTERN.fullmatch(text)
-        if found is None or not 0 < int(found[2]) <= BLOCK_LIMIT_BYTES:
+        if found is None or int(found[2]) > BLOCK_LIMIT_BYTES:
             raise UsageError(
                 "malformed block locator",
                 expected=f"b3:<64 hex digits>+<size from 1 to {BLOCK_LIMIT_BYTES}>",
@@ -105,6 +109,10 @@ class Attributes:
     group: str
     sparse: bool = False
 
+    def __post_init__(self) -> None:
+        if not -TIME_LIMIT_NS <= self.mtime_ns <= TIME_LIMIT_NS:
+            raise ValueError(f"a time that no catalog can hold: {self.mtime_ns} ns since 1970")
+
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
@@ -137,6 +145,8 @@ class FileVersion:
 
     def __post_init__(self) -> None:
         check_relative_path(self.path, empty_allowed=self.kind is Kind.FOLDER)
+        if self.content is not None and self.content.size_bytes != self.size_bytes:
+            raise ValueError(f"a version of {self.size_bytes} bytes with a content of {self.content.size_bytes}")
 
     @property
     def full_path(self) -> bytes:
@@ -195,10 +205,11 @@ UNITS = DECIMAL_UNITS | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 def parse_bytes(text: str) -> int:
     """Read a size such as `4 GiB`, `12TB` or `65536`. Raises `UsageError` for anything else or for less than 1."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if found is None or found[2] not in UNITS or int(float(found[1]) * UNITS[found[2]]) < 1:
+    found = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)\s*", text)
+    size_bytes = int(Fraction(found[1]) * UNITS.get(found[2], 0)) if found else 0
+    if size_bytes < 1:
         raise UsageError("not a size", expected="a number and a unit, such as '4 GiB' or '12 TB'", found=repr(text))
-    return int(float(found[1]) * UNITS[found[2]])
+    return size_bytes
 
 
 @dataclass(frozen=True, slots=True)
