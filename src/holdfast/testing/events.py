@@ -116,18 +116,7 @@ class Said:
 
 
 Event: TypeAlias = (
-    Write
-    | Truncate
-    | Create
-    | Symlink
-    | Link
-    | Rename
-    | Unlink
-    | MakeFolder
-    | RemoveFolder
-    | Sync
-    | SyncAll
-    | Said
+    Write | Truncate | Create | Symlink | Link | Rename | Unlink | MakeFolder | RemoveFolder | Sync | SyncAll | Said
 )
 
 ContentEvent: TypeAlias = Write | Truncate

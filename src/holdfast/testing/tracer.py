@@ -15,7 +15,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -162,12 +162,14 @@ class _Run:
         self._processes = _Processes()
         self._main = 0
         self._returncode: int | None = None
+        self._filtered = False  # the stub has put the filter in place
         self._started = False  # the stub has become the command
         self._dying = False
         self._killed = False
         self._holder: Call | None = None  # the followed call under way
         self._restore_third = False
         self._waiting: deque[Call] = deque()  # stopped at their entry until the holder is done
+        self._undelivered: list[tuple[int, int]] = []  # (thread, signal): likewise, since a signal may end the holder
 
     def abort(self) -> None:
         """Kill whatever still runs; callable from any thread, more than once."""
@@ -193,9 +195,8 @@ class _Run:
         return Ending(self._returncode, said, complained, self._killed)
 
     def _start(self, stdout: int, stderr: int) -> subprocess.Popen[bytes]:
-        environment = self._job.environment()
         filter_code = linux.filter_program(self._watcher.rules())
-        job = linux.stub_job(self._job.program(), self._job.argv, environment, filter_code)
+        job = linux.stub_job(self._job.program(), self._job.argv, self._job.environment(), filter_code)
         read_end, write_end = os.pipe()
         with open(write_end, "wb") as pipe:
             try:
@@ -206,7 +207,6 @@ class _Run:
                     stderr=stderr,
                     pass_fds=[read_end],
                     cwd=self._job.cwd,
-                    env=environment,
                     start_new_session=True,
                 )
             finally:
@@ -215,7 +215,9 @@ class _Run:
             self._processes.add(process.pid)
             self._seize(process)
             # The stub waits for its job, so it is traced before it does anything that matters.
-            pipe.write(job)
+            with contextlib.suppress(BrokenPipeError):  # if the stub is gone, its last words say why
+                pipe.write(job)
+                pipe.flush()
         return process
 
     def _seize(self, process: subprocess.Popen[bytes]) -> None:
@@ -271,6 +273,7 @@ class _Run:
 
     def _stopped(self, tid: int, number: int, event: int) -> None:
         if event == linux.EVENT_SECCOMP:
+            self._filtered = True
             self._waiting.append(self._ptrace.entered_call(tid))
             self._serve()
         elif number == signal.SIGTRAP | 0x80:
@@ -282,20 +285,27 @@ class _Run:
             self._became_another_program(tid)
         elif event == linux.EVENT_STOP and number in JOB_CONTROL_SIGNALS:
             self._ptrace.leave_stopped(tid)
+        elif event:
+            self._processes.add(tid)  # a newcomer's first stop, or the end of a job control stop
+            self._ptrace.resume(tid)
         else:
-            self._processes.add(tid)
-            # A newcomer's first stop carries no signal of its own; every other signal is handed on.
-            self._ptrace.resume(tid, 0 if event else number)
+            self._undelivered.append((tid, number))
+            self._serve()
 
     def _became_another_program(self, tid: int) -> None:
-        self._started = True
+        # The stub's own start, which may be seen too, comes before the filter.
+        self._started = self._filtered
         # An exec ends all other threads of the process, and the one that called it takes on the process's number.
         gone = {tid, self._ptrace.event_message(tid)}
         self._waiting = deque(call for call in self._waiting if call.tid not in gone)
         self._ptrace.resume(tid)
 
     def _serve(self) -> None:
-        """Let those who wait at an entry go on, one by one, until one of them is followed."""
+        """Let those who wait go on, one by one, until one of them is in a followed call."""
+        while self._undelivered and self._holder is None and not self._dying:
+            tid, number = self._undelivered.pop()
+            with contextlib.suppress(ProcessLookupError):
+                self._ptrace.resume(tid, number)
         while self._waiting and self._holder is None and not self._dying:
             call = self._waiting.popleft()
             with contextlib.suppress(ProcessLookupError):
@@ -313,8 +323,8 @@ class _Run:
             self._ptrace.set_third_argument(call.tid, order.third_argument)
             self._restore_third = True
         if order.follow:
-            self._holder = call
             self._ptrace.resume_to_exit(call.tid)
+            self._holder = call
         else:
             self._ptrace.resume(call.tid)
 
@@ -352,7 +362,7 @@ def _wait() -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _capture(name: str):
+def _capture(name: str) -> Generator[int, None, None]:
     """A file in memory that takes in what is written to it, however many processes hold it."""
     descriptor = os.memfd_create(name)
     try:
