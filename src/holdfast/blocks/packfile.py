@@ -6,6 +6,8 @@ same time. Nothing is deleted here, and nothing that was written is ever written
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import uuid
 from collections import OrderedDict
@@ -18,7 +20,7 @@ from blake3 import blake3
 from holdfast import durable
 from holdfast.blocks import packformat
 from holdfast.blocks.packformat import IndexEntry, RecordHeader, RecordType
-from holdfast.errors import IntegrityError
+from holdfast.errors import BusyError, IntegrityError
 from holdfast.values import BlockPlace, Locator
 
 PACK_SUFFIX = ".pack"
@@ -38,8 +40,14 @@ class PackWriter:
         self._index: list[IndexEntry] = []
         self._descriptor = durable.create_file(self.path)
         superblock = packformat.Superblock(vault_id, pack_id, created_ns)
-        with durable.disk_full_explained(self.path):
-            durable.write_all(self._descriptor, packformat.encode_superblock(superblock))
+        try:
+            if not own_pack(self._descriptor):
+                raise BusyError("another command took a pack that was just begun", place=str(self.path))
+            with durable.disk_full_explained(self.path):
+                durable.write_all(self._descriptor, packformat.encode_superblock(superblock))
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, kind: RecordType, digest: bytes, payload: memoryview) -> int:
         """Add a record; returns its offset. It is durable only after `sync`."""
@@ -58,14 +66,25 @@ class PackWriter:
 
     def seal(self) -> None:
         """Write index and footer, durably, and close the pack for ever."""
-        with durable.disk_full_explained(self.path):
-            self.size_bytes = write_seal(self._descriptor, self.pack_id, self._index, self.size_bytes)
-        self.close()
+        try:
+            with durable.disk_full_explained(self.path):
+                self.size_bytes = write_seal(self._descriptor, self.pack_id, self._index, self.size_bytes)
+        finally:
+            self.close()
 
     def close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def own_pack(descriptor: int) -> bool:
+    """Whether the open pack is ours now: nobody else is writing it (law 10). The lock ends with the descriptor."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_record(
@@ -135,15 +154,20 @@ class PackReader:
         """`length` bytes from `offset` of the block at `place`, in memory that is good until the next read.
 
         Raises `IntegrityError` naming pack, offset and digests when any byte of a piece that is touched is not what
-        was written.
+        was written, or cannot be read at all.
         """
+        if offset < 0 or length < 0 or offset + length > place.locator.size_bytes:
+            raise ValueError(f"bytes {offset} to {offset + length} of block {place.locator}")
         record = self._record(place)
         first = offset // packformat.PIECE_BYTES * packformat.PIECE_BYTES
         end = min(-(-(offset + length) // packformat.PIECE_BYTES) * packformat.PIECE_BYTES, place.locator.size_bytes)
         if len(self._buffer) < end - first:
             self._buffer = bytearray(end - first)
         view = memoryview(self._buffer)[: end - first]
-        got_bytes = os.preadv(self._descriptor(place.pack_id), [view], record.header.payload_offset + first)
+        try:
+            got_bytes = os.preadv(self._descriptor(place.pack_id), [view], record.header.payload_offset + first)
+        except OSError as error:
+            raise self._damage(place, first, f"{end - first} bytes", error.strerror or str(error)) from error
         if got_bytes != end - first:
             raise self._damage(place, first, f"{end - first} bytes", f"{got_bytes} bytes")
         self._check_pieces(place, record, first, view)
@@ -170,13 +194,15 @@ class PackReader:
 
     def _open_record(self, place: BlockPlace) -> _OpenRecord:
         descriptor = self._descriptor(place.pack_id)
-        head = os.pread(descriptor, packformat.HEADER_BYTES, place.offset_bytes)
         try:
+            head = os.pread(descriptor, packformat.HEADER_BYTES, place.offset_bytes)
             header = packformat.decode_header(head, pack_id=place.pack_id, offset=place.offset_bytes)
             table = os.pread(descriptor, 8 * header.pieces, header.table_offset)
             packformat.check_table(header, table)
         except IntegrityError as error:
             raise self._damage(place, 0, error.expected or "a whole record", error.found or error.message) from error
+        except OSError as error:
+            raise self._damage(place, 0, "a whole record", error.strerror or str(error)) from error
         if (header.blake3, header.payload_bytes) != (place.locator.blake3, place.locator.size_bytes):
             raise self._damage(place, 0, str(place.locator), f"b3:{header.blake3.hex()}+{header.payload_bytes}")
         return _OpenRecord(header, table)
@@ -249,9 +275,13 @@ def _whole_record(descriptor: int, pack_id: uuid.UUID, offset: int) -> RecordHea
             os.pread(descriptor, packformat.HEADER_BYTES, offset), pack_id=pack_id, offset=offset
         )
         packformat.check_table(header, os.pread(descriptor, 8 * header.pieces, header.table_offset))
+        return header if _payload_digest(descriptor, header) == header.blake3 else None
     except IntegrityError:
         return None
-    return header if _payload_digest(descriptor, header) == header.blake3 else None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None  # the disk does not give these bytes: damaged like any other
 
 
 def _payload_digest(descriptor: int, header: RecordHeader) -> bytes:

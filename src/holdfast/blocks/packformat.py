@@ -32,12 +32,14 @@ from blake3 import blake3
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from holdfast.errors import IntegrityError
+from holdfast.values import BLOCK_LIMIT_BYTES
 
 PACK_FORMAT = 1
 ALIGNMENT_BYTES = 512
 PIECE_BYTES = 64 * 1024
 SUPERBLOCK_BYTES = 4096
 HEADER_BYTES = 128
+RECORD_FORMAT = 1
 FOOTER_BYTES = 512
 
 PACK_MAGIC = b"HOLDFAST-PACK\r\n\x1a"
@@ -57,6 +59,9 @@ class RecordType(IntEnum):
     BLOCK = 1
     MANIFEST = 2
     INDEX = 3
+
+
+_OTHER_TYPES = (RecordType.MANIFEST, RecordType.INDEX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,7 @@ def encode_header(
     head = _HEADER.pack(
         RECORD_MAGIC,
         kind,
-        1,
+        RECORD_FORMAT,
         0,
         piece_count(payload_bytes),
         payload_bytes,
@@ -192,17 +197,21 @@ def encode_header(
 def decode_header(data: bytes, *, pack_id: uuid.UUID, offset: int) -> RecordHeader:
     """Read the 128 bytes found at `offset` of pack `pack_id`.
 
-    Raises `IntegrityError` when they are damaged, or belong to another pack or another place.
+    Raises `IntegrityError` when they are damaged, belong to another pack or another place, or are of no known kind.
     """
     if len(data) != HEADER_BYTES or not data.startswith(RECORD_MAGIC):
         raise IntegrityError("no record here", expected=repr(RECORD_MAGIC), found=repr(data[:8]))
     if xxh3_64_digest(data[:_HEADER_SUMMED])[::-1] != data[_HEADER_SUMMED:]:
         raise IntegrityError("damaged record header")
-    _, kind, _, _, _, payload_bytes, number, owner, digest, own_offset, table_sum, _ = _HEADER.unpack(data)
+    _, kind, version, _, pieces, payload_bytes, number, owner, digest, own_offset, table_sum, _ = _HEADER.unpack(data)
     if owner != pack_id.bytes or own_offset != offset:
         raise IntegrityError(
             "a record of another place", expected=f"{pack_id} at {offset}", found=f"{uuid.UUID(bytes=owner)}"
         )
+    possible = 0 < payload_bytes <= BLOCK_LIMIT_BYTES if kind == RecordType.BLOCK else kind in _OTHER_TYPES
+    if version != RECORD_FORMAT or not possible or pieces != piece_count(payload_bytes):
+        found = f"type {kind}, format {version}, {payload_bytes} bytes in {pieces} pieces"
+        raise IntegrityError("a record of a form that is not known", found=found)
     return RecordHeader(RecordType(kind), payload_bytes, number, pack_id, digest, offset, table_sum)
 
 

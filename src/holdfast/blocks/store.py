@@ -111,7 +111,8 @@ class StoreWriter:
     """Keeps contents; use as a context manager. Not for two threads at once.
 
     Leaving the block without an exception commits everything and seals the pack; leaving it with one stops after
-    what was handed over already, and loses nothing that the sink was told.
+    what was handed over already, and loses nothing that the sink was told. What fails behind the caller's back is
+    raised by the next call that hands something over.
     """
 
     def __init__(
@@ -128,6 +129,7 @@ class StoreWriter:
         self._pool = BufferPool(BUFFER_COUNT, block_bytes)
         self._index = index
         self._shared: Buffer | None = None
+        self._large: LargeContent | None = None
         self._shared_ticket = Ticket()
         self._group = _Group()
         self._recent: dict[Content, Pieces] = {}
@@ -150,17 +152,22 @@ class StoreWriter:
 
     def small_room(self, size_bytes: int) -> memoryview:
         """Room for a content of at most `size_bytes` (no more than `small_limit_bytes`); see `keep_small`."""
+        if not 0 <= size_bytes <= self.small_limit_bytes:
+            raise ValueError(f"{size_bytes} bytes are not a small content")
         if self._shared is not None and self._shared.room_bytes < size_bytes:
             self._seal_shared()
         if self._shared is None:
-            self._shared = self._pool.take()
+            self._shared = self._take_buffer()
             self._shared_ticket = Ticket()
         used = self._shared.used_bytes
         return self._shared.view[used : used + size_bytes]
 
     def keep_small(self, length_bytes: int) -> Pieces:
         """The first `length_bytes` of the room last given are a content. Not called: the room is free again."""
-        assert self._shared is not None
+        if self._shared is None or not 0 <= length_bytes <= self._shared.room_bytes:
+            raise ValueError(f"no room was given for {length_bytes} bytes")
+        if length_bytes == 0:
+            return ()  # no block holds an empty content
         offset = self._shared.used_bytes
         self._shared.used_bytes += length_bytes
         self._group.new_bytes += length_bytes
@@ -178,8 +185,11 @@ class StoreWriter:
     # -- large contents: blocks of their own
 
     def large(self) -> LargeContent:
-        """A new large content; read into its room until the file ends."""
-        return LargeContent(self)
+        """A new large content; read into its room until the file ends. One at a time: an unfinished one is lost."""
+        if self._large is not None:
+            self._large.abandon()
+        self._large = LargeContent(self)
+        return self._large
 
     def _take_buffer(self) -> Buffer:
         self._back.raise_failure()
@@ -213,6 +223,9 @@ class StoreWriter:
         segments: tuple[Segment, ...] = (),
     ) -> None:
         """Name a version; it will be durable with its group. Its content lies in `pieces` or `segments`."""
+        kept_bytes = sum(piece[2] for piece in pieces) + sum(segment.length_bytes for segment in segments)
+        if (pieces or segments) and (version.content is None or kept_bytes != version.content.size_bytes):
+            raise ValueError(f"{kept_bytes} bytes were kept for {version}")
         self._group.sources[source.name] = source
         self._group.versions.append(_PendingVersion(version, sighting, pieces, segments))
         if version.content is not None and pieces:
@@ -233,6 +246,7 @@ class StoreWriter:
         """Hand the group over: it becomes durable behind the caller's back. Raises what went wrong before."""
         self._back.raise_failure()
         self._seal_shared()
+        self._forget_durable()
         group, self._group = self._group, _Group()
         if group:
             self._back.put_group(group)
@@ -251,30 +265,41 @@ class LargeContent:
         self._writer = writer
         self._buffer: Buffer | None = None
         self._pieces: list[tuple[Ticket, int, int]] = []
+        self._is_open = True
 
     def room(self) -> memoryview:
         """Memory to read the next bytes into; never empty."""
+        self._check_open()
         if self._buffer is None:
             self._buffer = self._writer._take_buffer()  # pyright: ignore[reportPrivateUsage]
         return self._buffer.view[self._buffer.used_bytes :]
 
     def filled(self, count_bytes: int) -> None:
         """`count_bytes` of the room hold data now."""
-        assert self._buffer is not None
+        self._check_open()
+        if self._buffer is None or not 0 <= count_bytes <= self._buffer.room_bytes:
+            raise ValueError(f"no room was given for {count_bytes} bytes")
         self._buffer.used_bytes += count_bytes
         self._writer._group.new_bytes += count_bytes  # pyright: ignore[reportPrivateUsage]
         if self._buffer.room_bytes == 0:
             self._seal()
 
     def finish(self) -> Pieces:
+        self._check_open()
+        self._is_open = False
         self._seal()
         return tuple(self._pieces)
 
     def abandon(self) -> None:
         """Give the memory back. Blocks that are full already stay in the store, named by nothing."""
+        self._is_open = False
         if self._buffer is not None:
             self._buffer.used_bytes = 0
         self._seal()
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise RuntimeError("this content was finished or abandoned")
 
     def _seal(self) -> None:
         buffer, self._buffer = self._buffer, None
@@ -300,8 +325,9 @@ class _Back:
         self._pool = pool
         self._index = index
         self._sink = sink
-        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=16)
-        self._thread = threading.Thread(target=self._run, name="store-writer")
+        self._work: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=BUFFER_COUNT)
+        # a daemon: whoever interrupts even `stop` shall not wait for it; what it was told of is durable or unsaid
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._failure: BaseException | None = None
         self._pack: PackWriter | None = None
         self._new: dict[Locator, BlockPlace] = {}
@@ -323,12 +349,14 @@ class _Back:
         self.raise_failure()
 
     def stop(self, *, seal: bool) -> None:
-        if seal:
-            self._work.put(self._seal_pack)
-        self._work.put(None)
-        self._thread.join()
-        if self._pack is not None:
-            self._pack.close()
+        try:
+            if seal:
+                self._work.put(self._seal_pack)
+        finally:
+            self._work.put(None)
+            self._thread.join()
+            if self._pack is not None:
+                self._pack.close()
 
     def raise_failure(self) -> None:
         if self._failure is not None:
@@ -363,7 +391,19 @@ class _Back:
             pack = self._open_pack()
             offset = pack.append(RecordType.BLOCK, locator.blake3, data)
             self._new[locator] = BlockPlace(locator, pack.pack_id, offset)
+            if pack.size_bytes >= self._pack_limit_bytes:
+                self._roll_over(pack)
         return locator
+
+    def _roll_over(self, pack: PackWriter) -> None:
+        """Seal a full pack amid a group: its blocks are durable and told of before a manifest elsewhere names them."""
+        pack.sync()
+        self._tell(pack, Manifest((), ()))
+        self._seal_pack()
+
+    def _tell(self, pack: PackWriter, manifest: Manifest) -> None:
+        self._sink.group_durable(DurableGroup(pack.pack_id, tuple(self._new.values()), manifest, pack.size_bytes))
+        self._new.clear()
 
     def _open_pack(self) -> PackWriter:
         if self._pack is None:
@@ -382,8 +422,7 @@ class _Back:
         payload = manifests.encode(manifest)
         pack.append(RecordType.MANIFEST, blake3(payload).digest(), memoryview(payload))
         pack.sync()
-        self._sink.group_durable(DurableGroup(pack.pack_id, tuple(self._new.values()), manifest, pack.size_bytes))
-        self._new.clear()
+        self._tell(pack, manifest)
         for content in group.contents:
             self._durable.put(content)
         if pack.size_bytes >= self._pack_limit_bytes:
