@@ -271,11 +271,11 @@ def apply_pax(block: UstarBlock, records: dict[str, bytes]) -> MemberHeader:
         return MemberHeader(
             name=records.get("path", block.name),
             type=block.type,
-            size_bytes=int(records.get("size", block.size_bytes)),
+            size_bytes=_decimal(records["size"]) if "size" in records else block.size_bytes,
             mode=block.mode,
             mtime_ns=_nanoseconds(records["mtime"]) if "mtime" in records else block.mtime_s * 10**9,
-            uid=int(records.get("uid", block.uid)),
-            gid=int(records.get("gid", block.gid)),
+            uid=_decimal(records["uid"]) if "uid" in records else block.uid,
+            gid=_decimal(records["gid"]) if "gid" in records else block.gid,
             user=records.get("uname", block.user).decode("utf-8", "replace"),
             group=records.get("gname", block.group).decode("utf-8", "replace"),
             link_name=records.get("linkpath", block.link_name),
@@ -285,7 +285,14 @@ def apply_pax(block: UstarBlock, records: dict[str, bytes]) -> MemberHeader:
         raise IntegrityError("damaged pax header", found=str(error)) from None
 
 
+def _decimal(text: bytes) -> int:
+    if not text.isdigit():
+        raise ValueError(f"not a number: {text!r}")
+    return int(text)
+
+
 def _nanoseconds(text: bytes) -> int:
-    sign = -1 if text.startswith(b"-") else 1
-    seconds, _, fraction = text.lstrip(b"-").partition(b".")
-    return sign * (int(seconds) * 10**9 + int(fraction[:9].ljust(9, b"0") or b"0"))
+    digits = text.removeprefix(b"-")
+    seconds, point, fraction = digits.partition(b".")
+    time_ns = _decimal(seconds) * 10**9 + (_decimal(fraction[:9].ljust(9, b"0")) if point else 0)
+    return -time_ns if digits != text else time_ns
