@@ -234,9 +234,9 @@ class StoreWriter:
         self._commit_if_full()
 
     def end(self, end: VersionEnd) -> None:
-        """Name the end of a version; durable with its group."""
-        self._group.ends.append(end)
+        """Name the end of a version; durable with its group, which is that of a version added next."""
         self._commit_if_full()
+        self._group.ends.append(end)
 
     def _commit_if_full(self) -> None:
         if self._group.is_full():

@@ -377,11 +377,17 @@ def record_ends(connection: Connection, ends: Iterable[VersionEnd]) -> None:
 def record_read_contents(connection: Connection, read: Mapping[uuid.UUID, Content]) -> None:
     """In-place versions were read: their contents are known now."""
     contents = record_contents(connection, read.values())
-    rows = [{"which": version_id.bytes, "row": contents[item]} for version_id, item in read.items()]
+    rows = [
+        {"which": version_id.bytes, "row": contents[item], "size": item.size_bytes} for version_id, item in read.items()
+    ]
     if rows:
         connection.execute(
             update(version)
-            .where(version.c.uuid == bindparam("which"), version.c.content_id.is_(None))
+            .where(
+                version.c.uuid == bindparam("which"),
+                version.c.content_id.is_(None),
+                version.c.size_bytes == bindparam("size"),  # or it is not this version that was read
+            )
             .values(content_id=bindparam("row")),
             rows,
         )

@@ -1,10 +1,10 @@
 """Evidence, and what it proves.
 
 A row of evidence says: this tape file of this cartridge was read back at this time in this drive, and these digests
-matched or did not. Only the newest row of each tape file counts. A copy is *proven* when its newest evidence matched
-and was read from the medium after a reload, and its cartridge is not fenced. Law 4 asks for two proven copies on two
-cartridges; `releasable` adds what makes them independent: different failure domains, and no virtual cartridge unless
-the vault's owner has said that those count.
+matched or did not. A copy is *proven* when a reading from the medium after a reload found the very bytes that were
+committed there, no reading since (recorded later, or made later) found others, and its cartridge is not fenced. Law 4
+asks for two proven copies on two cartridges; `is_releasable` adds what makes them independent: different failure
+domains, and no virtual cartridge unless the vault's owner has said that those count.
 """
 
 from __future__ import annotations
@@ -12,12 +12,25 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Select, Subquery, and_, exists, func, insert, or_, select, update
+from sqlalchemy.orm import aliased
 
-from holdfast.catalog.files import VERSION_COLUMNS, version_from
-from holdfast.catalog.schema import cartridge, content, evidence, listing, member, session, source, tape_object, version
+from holdfast.catalog.files import IN_LIMIT, VERSION_COLUMNS, version_from
+from holdfast.catalog.schema import (
+    cartridge,
+    content,
+    evidence,
+    listing,
+    member,
+    session,
+    source,
+    tape_file,
+    tape_object,
+    version,
+)
 from holdfast.values import Content, FileVersion
 
 
@@ -40,12 +53,22 @@ class Evidence:
     reloaded: bool
     problem: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.matched and self.expected != self.found:
+            raise ValueError(f"evidence of {self.barcode} that contradicts itself")
+
 
 def record_evidence(connection: Connection, new: Iterable[Evidence]) -> None:
     """Record readings; one that is known by its uuid is passed over."""
-    for item in new:
-        if connection.scalar(select(evidence.c.id).where(evidence.c.uuid == item.id.bytes)) is not None:
-            continue
+    items = iter(new)
+    while part := list(islice(items, IN_LIMIT)):
+        query = select(evidence.c.uuid).where(evidence.c.uuid.in_([item.id.bytes for item in part]))
+        known = set(connection.scalars(query))
+        _insert_evidence(connection, [item for item in part if item.id.bytes not in known])
+
+
+def _insert_evidence(connection: Connection, new: list[Evidence]) -> None:
+    for item in {item.id: item for item in new}.values():
         cartridge_row = connection.execute(
             select(cartridge.c.id).where(cartridge.c.barcode == item.barcode)
         ).scalar_one()
@@ -125,13 +148,33 @@ def _newest_readings() -> Subquery:
     )
 
 
+_later = aliased(evidence, name="later")
+
+
 def _proven_copies() -> Select[Any, Any, Any]:
-    newest = _newest_readings()
+    """Proven tape files, some perhaps more than once."""
+    spoken_against = exists().where(
+        _later.c.cartridge_id == evidence.c.cartridge_id,
+        _later.c.tape_file == evidence.c.tape_file,
+        _later.c.matched.is_(False),
+        or_(_later.c.id > evidence.c.id, _later.c.ended_ns > evidence.c.ended_ns),
+    )
+    as_committed = and_(
+        tape_file.c.cartridge_id == evidence.c.cartridge_id,
+        tape_file.c.number == evidence.c.tape_file,
+        tape_file.c.object_id.is_not_distinct_from(evidence.c.object_id),
+        tape_file.c.blake3 == evidence.c.found,
+    )
     return (
         select(evidence.c.object_id, evidence.c.cartridge_id, evidence.c.tape_file)
-        .join(newest, newest.c.id == evidence.c.id)
+        .join(tape_file, as_committed)
         .join(cartridge, cartridge.c.id == evidence.c.cartridge_id)
-        .where(evidence.c.matched.is_(True), evidence.c.reloaded.is_(True), cartridge.c.fenced.is_(None))
+        .where(
+            evidence.c.matched.is_(True),
+            evidence.c.reloaded.is_(True),
+            cartridge.c.fenced.is_(None),
+            ~spoken_against,
+        )
     )
 
 

@@ -228,4 +228,5 @@ evidence = Table(
     Column("problem", Text),
     refers("session_id", "session.id", nullable=True),  # the session whose catalog carried it to tape
     Index("evidence_object", "object_id", "cartridge_id"),
+    Index("evidence_place", "cartridge_id", "tape_file"),
 )

@@ -29,6 +29,7 @@ from holdfast.catalog.schema import (
     tape_object,
     version,
 )
+from holdfast.errors import IntegrityError
 from holdfast.values import Content, FileVersion, Side
 
 
@@ -177,24 +178,36 @@ def record_object(
 
 
 def record_tape_files(connection: Connection, barcode: str, new: Iterable[TapeFile]) -> None:
-    """Tape files were committed on a cartridge. Their objects must be recorded."""
+    """Tape files were committed on a cartridge. Their objects must be recorded.
+
+    Raises `IntegrityError` when another tape file is known to be there: law 5 forbids that it was written over.
+    """
     row = _cartridge_row(connection, barcode)
     for item in new:
         object_row = None
         if item.object_id is not None:
             query = select(tape_object.c.id).where(tape_object.c.uuid == item.object_id.bytes)
             object_row = connection.execute(query).scalar_one()
-        connection.execute(
-            insert_new(tape_file).values(
-                cartridge_id=row,
-                number=item.number,
-                kind=item.kind,
-                object_id=object_row,
-                first_block=item.first_block,
-                size_bytes=item.size_bytes,
-                blake3=item.blake3,
+        values = {
+            "cartridge_id": row,
+            "number": item.number,
+            "kind": item.kind,
+            "object_id": object_row,
+            "first_block": item.first_block,
+            "size_bytes": item.size_bytes,
+            "blake3": item.blake3,
+        }
+        connection.execute(insert_new(tape_file).values(**values))
+        place = and_(tape_file.c.cartridge_id == row, tape_file.c.number == item.number)
+        known = connection.execute(select(tape_file).where(place)).one()
+        if dict(known._mapping) != values:  # pyright: ignore[reportPrivateUsage]
+            raise IntegrityError(
+                "committed data on a cartridge was written over, or the catalog is wrong",
+                place=f"{barcode} tape file {item.number}",
+                expected=f"{known.kind}, BLAKE3 {known.blake3.hex()}",
+                found=f"{item.kind}, BLAKE3 {item.blake3.hex()}",
+                hint=f"write nothing to {barcode}, and read both copies: holdfast verify --all",
             )
-        )
 
 
 def _cartridge_row(connection: Connection, barcode: str) -> int:
@@ -263,8 +276,16 @@ _older = aliased(version, name="older")
 _older_member = aliased(member, name="older_member")
 
 
+def _on_good_pair(object_id: Any) -> Any:
+    """What lies on a fenced pair counts as not written: it is written again, on another pair."""
+    good = select(tape_object.c.id).join(pair, pair.c.id == tape_object.c.pair_id).where(pair.c.state != "fenced")
+    return object_id.in_(good)
+
+
 def _has_member() -> Any:
-    return exists().where(member.c.version_id == version.c.id, member.c.void.is_(False))
+    return exists().where(
+        member.c.version_id == version.c.id, member.c.void.is_(False), _on_good_pair(member.c.object_id)
+    )
 
 
 def _is_listed() -> Any:
@@ -280,6 +301,7 @@ def _same_bytes_under_same_name() -> Any:
         _older_member.c.version_id == _older.c.id,
         _older_member.c.content_id == version.c.content_id,
         _older_member.c.void.is_(False),
+        _on_good_pair(_older_member.c.object_id),
     )
 
 
@@ -303,6 +325,12 @@ def unwritten_versions(connection: Connection) -> Iterator[PresentVersion]:
         if len(page) < PAGE_ROWS:
             return
         last = page[-1].id
+
+
+def count_unwritten_bytes(connection: Connection) -> int:
+    """How many bytes of files need to be written on tape."""
+    query = select(func.coalesce(func.sum(version.c.size_bytes), 0)).where(_unwritten(), ~_only_named())
+    return int(connection.scalar(query) or 0)
 
 
 def versions_to_list(connection: Connection) -> list[int]:
