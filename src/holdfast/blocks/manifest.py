@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from holdfast import jsonform
-from holdfast.errors import IntegrityError
+from holdfast.errors import IntegrityError, UsageError
 from holdfast.values import FileVersion, Segment, Sighting, Source, VersionEnd
 
 
@@ -60,6 +60,6 @@ def decode(payload: bytes) -> Manifest:
                 versions.append(
                     StoredVersion(jsonform.version_of(line), jsonform.sighting_of(line), jsonform.segments_of(line))
                 )
-        except (ValueError, msgspec.DecodeError) as error:
+        except (ValueError, UsageError, msgspec.DecodeError) as error:
             raise IntegrityError("damaged manifest", place=f"line {number}", found=str(error)) from error
     return Manifest(tuple(sources), tuple(versions), tuple(ends))
