@@ -16,15 +16,23 @@ from holdfast.values import Locator, Segment, Sighting, VersionEnd
 from tests.unit.blocks.kit import SOURCE, version_of
 
 sightings = st.builds(
-    Sighting, st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**63)
+    Sighting,
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(0, 2**63),
 )
-names = st.binary(min_size=1, max_size=20).filter(lambda name: b"/" not in name and b"\0" not in name and name.strip(b"."))
+names = st.binary(min_size=1, max_size=20).filter(
+    lambda name: b"/" not in name and b"\0" not in name and name.strip(b".")
+)
 
 
 def test_a_manifest_round_trips() -> None:
     data = b"some bytes"
     locator = Locator(blake3(data).digest(), len(data))
-    stored = StoredVersion(version_of(b"a/b", data), Sighting(1, 2, 3, 4), (Segment(locator, 2, 3), Segment(locator, 0, 7)))
+    stored = StoredVersion(
+        version_of(b"a/b", data), Sighting(1, 2, 3, 4), (Segment(locator, 2, 3), Segment(locator, 0, 7))
+    )
     manifest = Manifest((SOURCE,), (stored,), (VersionEnd(uuid.uuid4(), 77),))
     assert manifests.decode(manifests.encode(manifest)) == manifest
 

@@ -129,7 +129,9 @@ def test_header_round_trip(payload: bytes, kind: RecordType, pack_id: uuid.UUID,
     assert header.end_offset - header.table_offset >= len(table)
 
 
-@given(st.lists(st.builds(IndexEntry, st.sampled_from(RecordType), numbers, numbers, st.binary(min_size=32, max_size=32))))
+@given(
+    st.lists(st.builds(IndexEntry, st.sampled_from(RecordType), numbers, numbers, st.binary(min_size=32, max_size=32)))
+)
 def test_index_round_trip(entries: list[IndexEntry]) -> None:
     assert list(packformat.decode_index(packformat.encode_index(entries))) == entries
 
