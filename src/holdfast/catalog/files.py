@@ -473,3 +473,16 @@ def versions_by_row(connection: Connection, rows: Sequence[int]) -> Iterator[Pre
     for part in chunks(rows):
         query = select_versions().where(version.c.id.in_(part)).order_by(version.c.id)
         yield from map(present_from, connection.execute(query))
+
+
+def present_among(
+    connection: Connection, ids: Sequence[uuid.UUID], moment_ns: int | None
+) -> dict[uuid.UUID, PresentVersion]:
+    """Those of the versions that were there at a moment."""
+    found: dict[uuid.UUID, PresentVersion] = {}
+    for part in chunks(ids):
+        query = select_versions().where(version.c.uuid.in_([item.bytes for item in part]), seen_at(moment_ns))
+        for row in connection.execute(query):
+            present = present_from(row)
+            found[present.version.id] = present
+    return found

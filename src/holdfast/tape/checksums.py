@@ -13,7 +13,7 @@ from holdfast.errors import IntegrityError
 _ESCAPES = {b"\\": b"\\\\", b"\n": b"\\n", b"\r": b"\\r"}
 _UNESCAPES = {escaped: plain for plain, escaped in _ESCAPES.items()}
 _TO_ESCAPE = re.compile(rb"[\\\n\r]")
-_ESCAPED = re.compile(rb"\\.", re.DOTALL)
+_ESCAPED = re.compile(rb"\\.?", re.DOTALL)
 _LINE = re.compile(rb"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
 
 

@@ -44,6 +44,8 @@ class _Writer:
         self._done = done
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"write-{drive.serial}")
+
+    def start(self) -> None:
         self._thread.start()
 
     def put(self, work: _Work) -> None:
@@ -64,12 +66,16 @@ class _Writer:
                 self.drive.write_record(work.view)
             elif not isinstance(work, _Barrier):
                 work(self.drive)
-        except BaseException as error:  # handed to the producer, which raises it
+        except BaseException as error:  # noqa: BLE001 - handed to the producer, which raises it
             self.failure = error
 
-    def join(self) -> None:
+    def end(self) -> None:
+        """Let the thread end when it has done what was handed over before."""
         self._work.put(None)
-        self._thread.join()
+
+    def join(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +107,17 @@ class RecordFan:
         self._writers = [_Writer(drive, self._record_done) for drive in drives]
 
     def __enter__(self) -> RecordFan:
+        try:
+            for writer in self._writers:
+                writer.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        for writer in self._writers:
+            writer.end()  # all of them, before a second Ctrl-C can interrupt the waiting
         for writer in self._writers:
             writer.join()
 
@@ -119,6 +133,8 @@ class RecordFan:
 
     def filled(self, count_bytes: int) -> None:
         """`count_bytes` of the room hold data now."""
+        assert self._current is not None
+        assert self._used + count_bytes <= self.record_bytes
         self._used += count_bytes
         if self._used == self.record_bytes:
             self._dispatch()
@@ -148,7 +164,7 @@ class RecordFan:
 
     def end_file(self) -> WrittenFile:
         """Pad the last record with zeros and hand it over; the mark is a separate step."""
-        if self._current is not None:
+        if self._current is not None and self._used > 0:
             self.write_zeros(self.record_bytes - self._used)
         written = WrittenFile(self._size_bytes, self._digest.digest())
         self._digest, self._size_bytes = blake3(), 0

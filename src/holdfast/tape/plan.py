@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from holdfast.tape import checksums, layout
-from holdfast.values import FileVersion, Kind
+from holdfast.values import FileVersion, Kind, parent_path
 
 OBJECT_MEMBERS = 20_000
 """An object has no more members than this, so that what is known of one fits in memory (law 9)."""
@@ -51,7 +51,7 @@ class ObjectPlan:
         header = member.header
         self.members.append(member)
         self.tar_bytes += len(layout.encode_member(header)) + header.padded_bytes
-        self.catalog_bytes += CATALOG_LINE_BYTES + 3 * len(header.name)
+        self.catalog_bytes += CATALOG_LINE_BYTES + 3 * (len(header.name) + len(header.link_name))
         if member.has_digest:
             self.manifest_bytes += checksums.line_bytes(header.name)
 
@@ -69,22 +69,62 @@ def manifest_header(size_bytes: int) -> layout.MemberHeader:
 def plan_objects(versions: Iterable[FileVersion], object_bytes: int) -> Iterator[ObjectPlan]:
     """Put versions, in their order, into objects of about `object_bytes`; a larger file gets an object of its own.
 
-    A version that is a hard link of one in the same object becomes a tar hard link; elsewhere it is a whole file.
+    A version that is a hard link of one in the same object becomes a tar hard link; elsewhere it is a whole file. No
+    two members of an object stand in each other's way when it is extracted: two versions of one path, or a file and
+    what lay in a folder of that name at another time, go into different objects.
     """
-    plan = ObjectPlan()
-    names: dict[uuid.UUID, bytes] = {}
+    plan, names = ObjectPlan(), _Names()
     for version in versions:
-        member = PlannedMember(version, names.get(version.hard_link_of) if version.hard_link_of else None)
-        size = member.header.padded_bytes
-        if plan.members and (plan.tar_bytes + size > object_bytes or len(plan.members) >= OBJECT_MEMBERS):
+        member = PlannedMember(version, names.hard_link_name(version))
+        full = plan.tar_bytes + member.header.padded_bytes > object_bytes or len(plan.members) >= OBJECT_MEMBERS
+        if plan.members and (full or names.are_in_the_way_of(version)):
             yield plan
-            plan, names = ObjectPlan(), {}
+            plan, names = ObjectPlan(), _Names()
             member = PlannedMember(version)
         plan.add(member)
-        if version.kind is Kind.FILE and member.hard_link_name is None:
-            names[version.id] = version.full_path
+        names.add(member)
     if plan.members:
         yield plan
+
+
+class _Names:
+    """The names in one object: its folders, said or implied, and all else; and which file an inode was met as first."""
+
+    def __init__(self) -> None:
+        self._said: set[bytes] = set()
+        self._others: set[bytes] = set()
+        self._folders: set[bytes] = set()
+        self._first: dict[uuid.UUID, FileVersion] = {}
+
+    def are_in_the_way_of(self, version: FileVersion) -> bool:
+        path = version.full_path
+        if path in self._said or (version.kind is not Kind.FOLDER and path in self._folders):
+            return True
+        return any(folder in self._others for folder in self._new_folders(path))
+
+    def add(self, member: PlannedMember) -> None:
+        version, path = member.version, member.version.full_path
+        self._said.add(path)
+        self._folders.update(self._new_folders(path))
+        (self._folders if version.kind is Kind.FOLDER else self._others).add(path)
+        if version.kind is Kind.FILE and member.hard_link_name is None:
+            self._first[version.hard_link_of or version.id] = version
+
+    def _new_folders(self, path: bytes) -> Iterator[bytes]:
+        """The folders that `path` lies in, from the inside out, up to one that is known."""
+        while (path := parent_path(path)) and path not in self._folders:
+            yield path
+
+    def hard_link_name(self, version: FileVersion) -> bytes | None:
+        """The member that `version` is a hard link to, if that was the same file when it was looked at."""
+        first = self._first.get(version.hard_link_of) if version.hard_link_of is not None else None
+        if first is None or _what_is_linked(first) != _what_is_linked(version):
+            return None
+        return first.full_path
+
+
+def _what_is_linked(version: FileVersion) -> tuple[int, int, object]:
+    return version.size_bytes, version.attributes.mtime_ns, version.content
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,12 @@ def _make_entry(path: bytes, status: os.stat_result, target: bytes | None) -> Fo
         return Entry(path, Kind.LINK, status, target)
     if stat.S_ISREG(status.st_mode):
         return Entry(path, Kind.FILE, status)
-    kinds = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    kinds = {
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+    }
     what = kinds.get(stat.S_IFMT(status.st_mode), "not a file")
     return Unreadable(path, f"left out: {what} holds no data to keep", is_failure=False)
 

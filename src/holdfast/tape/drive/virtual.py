@@ -348,4 +348,3 @@ class VirtualDrive:
 def early_warning_bytes(capacity_bytes: int) -> int:
     """How long before its end a virtual cartridge warns: a 500th, at least 4 MiB, at most a 16th."""
     return min(max(capacity_bytes // 500, 4 * 2**20), capacity_bytes // 16)
-

@@ -1,0 +1,88 @@
+"""The program: its commands, and what becomes of errors.
+
+Exit codes: 0 done; 1 the work failed, or not everything is proven; 2 wrong use; 3 data at risk: bytes on a medium are
+not what they were; 4 an operator is needed at the library; 5 somebody else works on the vault; 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from holdfast.cli import archive, custody, init, listing, restore, status, tape, verify
+from holdfast.cli.show import print_error
+from holdfast.errors import EXIT_FAILED, EXIT_INTERRUPTED, HoldfastError, Interrupted
+
+EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 data at risk, 4 operator needed, 5 vault in use, 130 Ctrl-C."
+
+app = typer.Typer(
+    help="Holdfast takes measurements from a folder to two verified tapes, and loses nothing.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("archive")(archive.archive)
+app.command("restore")(restore.restore)
+app.command("ls")(listing.ls)
+app.command("cat")(restore.cat)
+app.command("custody")(custody.custody)
+app.command("verify")(verify.verify)
+app.command("status")(status.status)
+app.command("init")(init.init)
+app.add_typer(tape.app, name="tape")
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and end the process."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code. Only a bug shows a traceback, or any error with HOLDFAST_DEBUG set."""
+    as_json = "--json" in arguments
+    try:
+        result: Any = app(arguments, standalone_mode=False)
+        return int(result or 0)
+    except HoldfastError as error:
+        if os.environ.get("HOLDFAST_DEBUG"):
+            raise
+        print_error(error, as_json=as_json)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        print_error(
+            Interrupted(
+                "stopped; whatever was said to be done is durable",
+                hint="run the same command again: it goes on where it stopped",
+            ),
+            as_json=as_json,
+        )
+        return EXIT_INTERRUPTED
+    except TyperException as error:
+        wrong_use: Any = error  # the class that shows itself is private to typer
+        wrong_use.show()
+        return int(wrong_use.exit_code)
+    except typer.Exit as error:
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
+        return EXIT_FAILED
+    except OSError as error:
+        if os.environ.get("HOLDFAST_DEBUG"):
+            raise
+        print_error(_from_system(error), as_json=as_json)
+        return EXIT_FAILED
+
+
+def _from_system(error: OSError) -> HoldfastError:
+    return HoldfastError(
+        "the system refused something",
+        place=os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None,
+        found=error.strerror or str(error),
+        hint="mend that, then run the same command again; HOLDFAST_DEBUG=1 shows where it happened",
+    )

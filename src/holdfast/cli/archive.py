@@ -1,0 +1,122 @@
+"""`holdfast archive`: the main job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.options import JsonOption, VaultOption
+from holdfast.cli.show import console, print_json, watch
+from holdfast.config import vault_folder
+from holdfast.journey import ArchiveRequest
+from holdfast.journey import archive as run_archive
+from holdfast.reports import ArchiveReport, Report, as_document
+from holdfast.values import show_bytes
+
+SHOWN = 20
+
+
+def archive(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders (or files) to archive.")],
+    vault: VaultOption = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="NAME", help="Call the source so. Default: the folder's name.")
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Do not keep the files in the block store; read them while dumping.")
+    ] = False,
+    recheck: Annotated[
+        bool, typer.Option("--recheck", help="Read every file again, even if it looks unchanged.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Keep folders, dump them to a pair of cartridges, verify both in full, and report.
+
+    The vault is made on first use. Run again, it does only what is new; after any interruption it goes on.
+
+    Example: holdfast archive /data/2026-11-21 --vault /archive/vault
+    """
+    folder = vault_folder(vault)
+    request = ArchiveRequest(paths=tuple(paths), source_name=source, in_place=in_place, recheck=recheck)
+    report = run_archive(folder, request, watch(as_json=as_json))
+    if as_json:
+        print_json(as_document(report) | {"exit_code": report.exit_code()})
+    else:
+        show_report(report)
+    return report.exit_code()
+
+
+def show_report(report: ArchiveReport) -> None:
+    """The final report, for people."""
+    out = console()
+    out.print()
+    for name, text in _lines(report):
+        out.print(f"{name:<12}{text}")
+    out.print()
+    show_stages(report)
+    show_problems(report)
+    out.print()
+    out.print(_verdict(report))
+
+
+def _lines(report: ArchiveReport) -> list[tuple[str, str]]:
+    kept, totals = report.kept, report.totals
+    found = (
+        f"{kept.files} files ({show_bytes(kept.seen_bytes)}), {kept.folders} folders, {kept.links} links; "
+        f"{kept.new_versions} new or changed, {kept.unchanged} unchanged, {kept.ended} ended"
+    )
+    saved = f"{kept.duplicate_files} duplicates saved {show_bytes(kept.duplicate_bytes)}"
+    return [
+        ("vault", report.vault),
+        ("found", found),
+        (
+            "store",
+            f"{totals['blocks']} blocks ({show_bytes(totals['block_bytes'])}) in {totals['packs']} packs; {saved}",
+        ),
+        (
+            "tape",
+            f"{report.objects} objects ({show_bytes(report.written_bytes)}) on each of {_names(report.written_on)}",
+        ),
+        (
+            "verified",
+            f"{report.tape_files} tape files ({show_bytes(report.read_bytes)}) of {_names(report.cartridges)}",
+        ),
+    ]
+
+
+def _names(barcodes: list[str]) -> str:
+    return ", ".join(barcodes) or "no cartridge: nothing to do"
+
+
+def show_stages(report: Report) -> None:
+    """Time and rate of every stage."""
+    out = console()
+    for stage in report.stages:
+        rate = f"{show_bytes(stage.rate_bytes_s)}/s" if stage.done_bytes else ""
+        amount = show_bytes(stage.done_bytes) if stage.done_bytes else f"{stage.count} files" if stage.count else "-"
+        out.print(f"  {stage.name:<10}{stage.seconds:8.2f} s  {amount:>10}  {rate:>12}")
+
+
+def show_problems(report: ArchiveReport) -> None:
+    """What could not be kept as it is, and what is not proven."""
+    out = console()
+    for problem in report.kept.problems[:SHOWN]:
+        out.print(f"  {'FAILED' if problem.failed else 'note'}: {problem.path}: {problem.reason}")
+    if len(report.kept.problems) > SHOWN:
+        out.print(f"  ... and {len(report.kept.problems) - SHOWN} more: --json lists them all")
+    for error in report.errors[:SHOWN]:
+        out.print(f"  FAILED: {error}")
+    for name in report.unproven[:SHOWN]:
+        out.print(f"  NOT PROVEN: {name}")
+
+
+def _verdict(report: ArchiveReport) -> str:
+    totals = report.totals
+    if report.exit_code() == 0:
+        return (
+            f"PROVEN: all {totals['proven']} files, folders and links have two verified copies. "
+            f"Get them back with: holdfast restore --vault {report.vault} --to DIR"
+        )
+    return f"NOT ALL PROVEN: {totals['proven']} of {totals['versions']} have two verified copies; keep the source."

@@ -1,0 +1,36 @@
+"""`holdfast init`: making a vault with chosen sizes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.options import JsonOption, VaultOption
+from holdfast.cli.show import console, print_json
+from holdfast.config import SETTINGS_NAME, InitOptions, init_vault, vault_folder
+
+DEFAULTS = InitOptions()
+
+
+def init(
+    vault: VaultOption = None,
+    cartridge_capacity: Annotated[str, typer.Option(help="Of each virtual cartridge.")] = DEFAULTS.cartridge_capacity,
+    object_size: Annotated[str, typer.Option(help="Tar archives on tape are about so large.")] = DEFAULTS.object_size,
+    record_size: Annotated[str, typer.Option(help="Tape records: 256 KiB to 1 MiB.")] = DEFAULTS.record_size,
+    block_size: Annotated[str, typer.Option(help="Blocks of the store: at most 64 MiB.")] = DEFAULTS.block_size,
+    as_json: JsonOption = False,
+) -> int:
+    """Make a vault. `archive` does it by itself with the defaults; here sizes can be chosen.
+
+    Example: holdfast init --vault /archive/vault --cartridge-capacity '2.5 TB'
+    """
+    options = InitOptions(
+        cartridge_capacity=cartridge_capacity, object_size=object_size, record_size=record_size, block_size=block_size
+    )
+    settings = init_vault(vault_folder(vault), options)
+    if as_json:
+        print_json({"vault": str(settings.folder), "id": str(settings.id)})
+    else:
+        console().print(f"made a vault in {settings.folder}; its settings are in {SETTINGS_NAME} there")
+    return 0

@@ -1,0 +1,218 @@
+"""A file's whole way, top to bottom.
+
+    archive    discover → store (or note, in place) → dump on a pair → verify both → conclude
+    restore    find the versions → plant them, from the store or from tape, twin by twin (`holdfast.restoring`)
+    verify     read cartridges back in full, store the evidence
+
+Each step asks the catalog what is still to be done and does that, so running again is resuming. The rooms below do
+the work; this page only says in which order, and what is reported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.catalog import Pair, files, proof, tapes
+from holdfast.errors import CapacityError, SourceError
+from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch
+from holdfast.tape.contents import StoredContents
+from holdfast.tape.dump import DumpResult
+from holdfast.tape.library import TapeLibrary
+from holdfast.tape.pairs import dump_session, pairs_to_write, smallest_room
+from holdfast.tape.plan import fits_blank
+from holdfast.tape.verify import adopt_evidence, verify_pair, wanted_files, wants_verifying
+from holdfast.trees.keep import Recorder, TreeKeeper
+from holdfast.trees.noting import InPlaceContents, NotingRecorder
+from holdfast.trees.scope import Scope, check_paths, find_scopes
+from holdfast.trees.storing import StoringRecorder
+from holdfast.trees.walk import Entry, walk
+from holdfast.values import Kind, show_path
+from holdfast.vault import Vault, owned
+
+IN_PLACE_ROUNDS = 3
+"""In place, files that change while they are dumped are noted and dumped again, so often."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveRequest:
+    """What is to be archived, and how."""
+
+    paths: tuple[Path, ...]
+    source_name: str | None = None
+    in_place: bool = False
+    recheck: bool = False
+
+
+def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -> ArchiveReport:
+    """Keep everything under the paths, dump it on pairs of cartridges, verify both sides, and report.
+
+    Whatever the report calls proven has two copies that were read back in full. Run again after any interruption, it
+    goes on where the last run's durable work ended. Raises `HoldfastError` for what stops the whole; what concerns
+    single files is in the report.
+    """
+    watch = watch or Silent()
+    report = ArchiveReport(vault=str(folder), in_place=request.in_place)
+    check_paths(request.paths, request.source_name)
+    with owned(folder, "archive", make=True) as vault, TapeLibrary(vault.settings, vault.catalog) as library:
+        _adopt(library)
+        scopes = find_scopes(vault.catalog, request.paths, request.source_name)
+        _discover(vault, scopes, report, watch)
+        for _ in range(IN_PLACE_ROUNDS):
+            _keep(vault, scopes, request, report, watch)
+            if not _dump(vault, library, report, watch):
+                break
+        _verify(library, [p for p in library.pairs() if wants_verifying(library, p)], report, watch, everything=False)
+        _conclude(vault, scopes, report)
+    return report
+
+
+def verify(folder: Path, barcodes: tuple[str, ...], *, everything: bool, watch: Watch | None = None) -> VerifyReport:
+    """Read cartridges back, both of a pair at once: what is not proven yet, or `everything`; store the evidence.
+
+    With barcodes, only their pairs. Raises `SourceError` for a barcode that is not known.
+    """
+    report = VerifyReport(vault=str(folder))
+    with owned(folder, "verify") as vault, TapeLibrary(vault.settings, vault.catalog) as library:
+        _adopt(library)
+        _verify(library, _pairs_of(library, barcodes), report, watch or Silent(), everything=everything)
+        with vault.catalog.reading() as connection:
+            report.totals = proof.count_proven(connection)
+    return report
+
+
+# -- the steps, in their order
+
+
+def _adopt(library: TapeLibrary) -> None:
+    """What a killed run put in the journals and did not tell the catalog."""
+    library.adopt_pairs()
+    adopt_evidence(library)
+
+
+def _discover(vault: Vault, scopes: list[Scope], report: ArchiveReport, watch: Watch) -> None:
+    """Look at every name once: how much is there, and is any file too large for a cartridge?"""
+    room = smallest_room(vault.settings)
+    with watch.stage("discover") as stage:
+        for scope in scopes:
+            for found in walk(scope.source.root, scope.below, leave_out=vault.identity()):
+                if isinstance(found, Entry) and found.kind is Kind.FILE:
+                    if not fits_blank(len(found.path) + 101, found.stat.st_size, room):
+                        raise _too_large(found, vault.settings.tape.cartridge_bytes)
+                    report.source_bytes += found.stat.st_size
+                    stage.count()
+        report.stages.append(stage.done())
+
+
+def _too_large(found: Entry, capacity_bytes: int) -> CapacityError:
+    return CapacityError(
+        "a file is larger than a cartridge; nothing was written",
+        place=show_path(found.path),
+        expected=f"a file that fits a cartridge of {capacity_bytes} bytes beside its label and catalogs",
+        found=f"{found.stat.st_size} bytes",
+        hint="use larger cartridges ([tape] cartridge_capacity in holdfast.toml), or archive without this file",
+    )
+
+
+def _keep(vault: Vault, scopes: list[Scope], request: ArchiveRequest, report: ArchiveReport, watch: Watch) -> None:
+    """Record what is new, changed and gone; unless in place, with its bytes in the block store."""
+    with watch.stage("note" if request.in_place else "store", report.source_bytes) as stage:
+        if request.in_place:
+            noting = NotingRecorder(vault.catalog, stage.advance)
+            kept = _keep_trees(vault, scopes, noting, request, stage)
+            noting.flush()
+        else:
+            with vault.store_writer() as writer:
+                storing = StoringRecorder(vault.catalog, writer, stage.advance)
+                kept = _keep_trees(vault, scopes, storing, request, stage)
+            storing.flush_looks()
+        report.add_kept(kept)
+        report.stages.append(stage.done())
+    watch.say(f"kept {kept.new_versions} new versions of {kept.files} files")
+
+
+def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: ArchiveRequest, stage: Stage) -> Kept:
+    total = Kept()
+    for scope in scopes:
+        keeper = TreeKeeper(
+            vault.catalog,
+            scope.source,
+            recorder,
+            recheck=request.recheck,
+            leave_out=vault.identity(),
+            progress=stage.advance,
+        )
+        total.merge(keeper.keep(scope.below))
+    return total
+
+
+def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> bool:
+    """Write what no tape holds yet, pair after pair; whether files changed meanwhile and must be noted again."""
+    changed = False
+    with vault.catalog.reading() as connection:
+        total_bytes = tapes.count_unwritten_bytes(connection)
+    with watch.stage("dump", total_bytes) as stage, vault.store_reader() as reader:
+        contents = StoredContents(vault.catalog, reader, InPlaceContents(vault.catalog))
+        for pair in pairs_to_write(library):
+            result = dump_session(library, pair, contents, stage.advance)
+            report.objects += result.objects
+            report.written_bytes += result.tape_bytes
+            report.written_on += [barcode for barcode in _barcodes(pair) if barcode not in report.written_on]
+            changed = _report_void(result, report) or changed
+            watch.say(f"committed {result.objects} objects on {' and '.join(_barcodes(pair))}")
+        report.stages.append(stage.done())
+    return changed
+
+
+def _report_void(result: DumpResult, report: ArchiveReport) -> bool:
+    """Report members that could not be written as promised; whether noting them again may help."""
+    for item in result.void:
+        item.reason.place = show_path(item.version.full_path)
+        if item.version.content is not None:
+            report.errors.append(item.reason)
+    return any(item.version.content is None for item in result.void)
+
+
+def _verify(library: TapeLibrary, pairs: list[Pair], report: VerifyReport, watch: Watch, *, everything: bool) -> None:
+    """Read both cartridges of each pair at once, in swapped drives, and unload them."""
+    with watch.stage("verify", _bytes_to_read(library, pairs, everything=everything)) as stage:
+        for pair in pairs:
+            result = verify_pair(library, pair, everything=everything, progress=stage.advance)
+            report.cartridges += _barcodes(pair)
+            report.tape_files += result.tape_files
+            report.members += result.members
+            report.read_bytes += result.read_bytes
+            report.errors += result.problems
+            outcome = f"{len(result.problems)} PROBLEMS" if result.problems else "all as written"
+            watch.say(f"verified {result.tape_files} tape files on {' and '.join(_barcodes(pair))}: {outcome}")
+        report.stages.append(stage.done())
+
+
+def _bytes_to_read(library: TapeLibrary, pairs: list[Pair], *, everything: bool) -> int:
+    return sum(
+        item.size_bytes
+        for pair in pairs
+        for cartridge in pair.cartridges
+        for item in wanted_files(library, cartridge, everything=everything)
+    )
+
+
+def _conclude(vault: Vault, scopes: list[Scope], report: ArchiveReport) -> None:
+    """Say what is proven now, and what is not."""
+    names = {scope.source.name for scope in scopes}
+    with vault.catalog.reading() as connection:
+        report.unproven = [show_path(v.full_path) for v in proof.unproven_versions(connection, names, 100)]
+        report.totals = files.count_store(connection) | tapes.count_tapes(connection) | proof.count_proven(connection)
+
+
+def _pairs_of(library: TapeLibrary, barcodes: tuple[str, ...]) -> list[Pair]:
+    pairs = library.pairs()
+    known = {barcode for pair in pairs for barcode in _barcodes(pair)}
+    for barcode in barcodes:
+        if barcode not in known:
+            raise SourceError("no such cartridge", place=barcode, hint="holdfast tape list shows those of the vault")
+    return [pair for pair in pairs if not barcodes or set(_barcodes(pair)) & set(barcodes)]
+
+
+def _barcodes(pair: Pair) -> list[str]:
+    return [item.barcode for item in pair.cartridges]

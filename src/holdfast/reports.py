@@ -1,0 +1,183 @@
+"""What operations tell: while they run (`Watch`), and when they are done (reports).
+
+Plain data for the doors to show; nothing here prints, and nothing here knows a database or a drive. Figures are bytes
+and seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Protocol
+
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_DONE, EXIT_FAILED, HoldfastError
+
+
+@dataclass(frozen=True, slots=True)
+class StageFacts:
+    """One stage of the work when it is over."""
+
+    name: str
+    seconds: float
+    done_bytes: int
+    count: int
+
+    @property
+    def rate_bytes_s(self) -> float:
+        return self.done_bytes / self.seconds if self.seconds > 0 else 0.0
+
+
+class Stage:
+    """One stage while it runs. `advance` may be called from any thread."""
+
+    def __init__(self, name: str, total_bytes: int = 0) -> None:
+        self.name = name
+        self.total_bytes = total_bytes
+        self.done_bytes = 0
+        self.counted = 0
+        self._begun = time.monotonic()
+
+    def advance(self, count_bytes: int) -> None:
+        self.done_bytes += count_bytes
+
+    def count(self) -> None:
+        self.counted += 1
+
+    def done(self) -> StageFacts:
+        return StageFacts(self.name, time.monotonic() - self._begun, self.done_bytes, self.counted)
+
+
+class Watch(Protocol):
+    """Somebody who wants to see the work."""
+
+    def stage(self, name: str, total_bytes: int = 0) -> AbstractContextManager[Stage]:
+        """A stage begins; it is over when the block is left."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Something is durable now: one line for people."""
+        ...
+
+
+class Silent:
+    """Nobody watches."""
+
+    @contextmanager
+    def stage(self, name: str, total_bytes: int = 0) -> Generator[Stage, None, None]:
+        yield Stage(name, total_bytes)
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something of a source that could not be kept as it is. `failed`: the exit code tells of it."""
+
+    path: str
+    reason: str
+    failed: bool = True
+
+
+@dataclass(slots=True)
+class Kept:
+    """What one look at the sources found and did."""
+
+    files: int = 0
+    folders: int = 0
+    links: int = 0
+    seen_bytes: int = 0
+    unchanged: int = 0
+    new_versions: int = 0
+    ended: int = 0
+    read_bytes: int = 0
+    duplicate_files: int = 0
+    duplicate_bytes: int = 0
+    problems: list[Problem] = field(default_factory=list[Problem])
+
+    def merge(self, other: Kept) -> None:
+        """Add what a look at another source found."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(slots=True)
+class Report:
+    """What every operation tells: its stages, and the errors that it met."""
+
+    vault: str
+    stages: list[StageFacts] = field(default_factory=list[StageFacts])
+    errors: list[HoldfastError] = field(default_factory=list[HoldfastError])
+    totals: dict[str, int] = field(default_factory=dict[str, int])
+
+    def has_failed(self) -> bool:
+        """Whether something was not done."""
+        return bool(self.errors)
+
+    def exit_code(self) -> int:
+        """0 only if everything was done and matched; 3 when bytes on a medium are not what they were; else 1."""
+        if any(error.exit_code == EXIT_DATA_AT_RISK for error in self.errors):
+            return EXIT_DATA_AT_RISK
+        return EXIT_FAILED if self.has_failed() else EXIT_DONE
+
+
+@dataclass(slots=True)
+class VerifyReport(Report):
+    """What was read back, and from which cartridges."""
+
+    cartridges: list[str] = field(default_factory=list[str])
+    tape_files: int = 0
+    members: int = 0
+    read_bytes: int = 0
+
+
+@dataclass(slots=True)
+class ArchiveReport(VerifyReport):
+    """What `archive` did. `unproven`: at most a hundred names of what has no two verified copies."""
+
+    in_place: bool = False
+    source_bytes: int = 0
+    kept: Kept = field(default_factory=Kept)
+    objects: int = 0
+    written_bytes: int = 0
+    written_on: list[str] = field(default_factory=list[str])
+    unproven: list[str] = field(default_factory=list[str])
+
+    def add_kept(self, kept: Kept) -> None:
+        """A look at the sources is over. Later looks of the same run only add what is new since the first."""
+        if self.kept.files:
+            kept.files, kept.folders, kept.links, kept.seen_bytes, kept.unchanged = 0, 0, 0, 0, 0
+            self.kept.problems.clear()
+        self.kept.merge(kept)
+
+    def has_failed(self) -> bool:
+        failed = any(problem.failed for problem in self.kept.problems)
+        return bool(self.errors) or failed or bool(self.unproven)
+
+
+@dataclass(slots=True)
+class RestoreReport(Report):
+    """What `restore` planted."""
+
+    files: int = 0
+    folders: int = 0
+    links: int = 0
+    planted_bytes: int = 0
+    already_there: int = 0
+    from_twin: int = 0
+    warnings: list[HoldfastError] = field(default_factory=list[HoldfastError])
+
+
+def as_document(value: Any) -> Any:
+    """A report as JSON can hold it: errors as their facts."""
+    if isinstance(value, HoldfastError):
+        return value.facts()
+    if isinstance(value, list):
+        return [as_document(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, dict):
+        return {str(name): as_document(item) for name, item in value.items()}  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
+    if is_dataclass(value):
+        return {item.name: as_document(getattr(value, item.name)) for item in fields(value)}
+    return value

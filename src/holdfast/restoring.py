@@ -1,0 +1,333 @@
+"""Restoring: find the versions, plant them below one folder.
+
+    select     every version that was there at the time and is meant by the patterns
+    plant      folders and links at once; files from the block store, where it has them
+    recall     the others from tape, pair by pair in tape order; a bad copy gives way to its twin, file by file
+    finish     hard links, then the modes and times of folders
+
+Nothing is believed before its SHA-256 was compared. What is there already and the same is left alone, so running
+again is resuming.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from holdfast.blocks import BlockReader
+from holdfast.catalog import Pair, PresentVersion, TapePlace, files, tapes
+from holdfast.errors import CapacityError, HoldfastError, IntegrityError, SourceError
+from holdfast.naming import Matcher, find_version, matcher
+from holdfast.reports import RestoreReport, Silent, Stage, Watch
+from holdfast.tape.library import TapeLibrary
+from holdfast.tape.recall import TapeContents
+from holdfast.trees.plant import NewFile, Planter
+from holdfast.values import Content, FileVersion, Kind, show_path
+from holdfast.vault import Vault, opened
+
+RECALL_CHUNK = 2000
+"""So many files are looked up at a time while they are recalled in tape order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """What is to be restored, where to, and from where: `store`, `tape`, or `any`."""
+
+    to: Path
+    patterns: tuple[str, ...] = ()
+    as_of_ns: int | None = None
+    origin: str = "any"
+    overwrite: bool = False
+
+
+def restore(folder: Path, request: RestoreRequest, watch: Watch | None = None) -> RestoreReport:
+    """Plant what the patterns mean, as it was at the time, below `request.to`; see the module.
+
+    Files that cannot be restored are in the report. Raises `SourceError` when nothing is meant.
+    """
+    watch = watch or Silent()
+    report = RestoreReport(vault=str(folder))
+    with opened(folder) as vault, Planter(request.to, overwrite=request.overwrite) as planter:
+        meant = matcher(vault.catalog, request.patterns)
+        with watch.stage("restore", _total_bytes(vault, request, meant)) as stage, vault.store_reader() as reader:
+            restorer = _Restorer(vault, request, planter, reader, report, stage)
+            restorer.plant_all(meant)
+            restorer.recall()
+            restorer.finish()
+            report.stages.append(stage.done())
+    return report
+
+
+def _total_bytes(vault: Vault, request: RestoreRequest, meant: Matcher) -> int:
+    count = total = 0
+    with vault.catalog.reading() as connection:
+        for present in files.versions_at(connection, request.as_of_ns):
+            if meant(present.version):
+                count += 1
+                total += present.version.size_bytes
+    if count == 0:
+        raise SourceError(
+            "nothing in the vault is meant",
+            place=", ".join(request.patterns) or str(vault.settings.folder),
+            hint="holdfast ls shows what is there; --as-of TIME looks at another time",
+        )
+    return total
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is left for later passes. Numbers only, where there may be many."""
+
+    folders: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])  # depth, row
+    recalls: list[tuple[int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int]])
+    hard_links: list[FileVersion] = field(default_factory=list[FileVersion])
+
+
+class _Restorer:
+    def __init__(
+        self,
+        vault: Vault,
+        request: RestoreRequest,
+        planter: Planter,
+        reader: BlockReader,
+        report: RestoreReport,
+        stage: Stage,
+    ) -> None:
+        self._vault = vault
+        self._request = request
+        self._planter = planter
+        self._reader = reader
+        self._report = report
+        self._stage = stage
+        self._work = _Work()
+        with vault.catalog.reading() as connection:
+            self._pairs = tapes.all_pairs(connection)
+        self._pair_of = {c.barcode: number for number, pair in enumerate(self._pairs) for c in pair.cartridges}
+
+    # -- first pass
+
+    def plant_all(self, meant: Matcher) -> None:
+        """Plant everything that needs no tape; note down what does."""
+        with self._vault.catalog.reading() as connection:
+            for present in files.versions_at(connection, self._request.as_of_ns):
+                if meant(present.version):
+                    self._guarded(present.version, lambda present=present: self._plant(present))
+        self._plant_leaders(meant)
+
+    def _guarded(self, version: FileVersion, step: Callable[[], None]) -> None:
+        """One file that cannot be restored does not stop the others; a full disk does."""
+        try:
+            step()
+        except CapacityError:
+            raise
+        except HoldfastError as error:
+            error.place = error.place or show_path(version.full_path)
+            self._report.errors.append(error)
+
+    def _plant(self, present: PresentVersion) -> None:
+        version = present.version
+        if version.kind is Kind.FOLDER:
+            self._planter.folder(version)
+            self._work.folders.append((version.full_path.count(b"/"), present.row))
+            self._report.folders += 1
+        elif version.kind is Kind.LINK:
+            self._report.already_there += not self._planter.link(version)
+            self._report.links += 1
+        elif version.hard_link_of is not None:
+            self._work.hard_links.append(version)
+        else:
+            self._plant_file(present)
+
+    def _plant_file(self, present: PresentVersion) -> None:
+        version = present.version
+        self._report.files += 1
+        if self._planter.is_planted(version):
+            self._report.already_there += 1
+            self._stage.advance(version.size_bytes)
+        elif version.content is None:
+            raise SourceError(
+                "the file was noted and never dumped; no copy of it exists", hint="holdfast archive its source again"
+            )
+        elif version.size_bytes == 0:
+            self._planter.file(version, lambda _: None)
+        elif not self._plant_from_store(version, version.content):
+            self._recall_later(present, version.content)
+
+    def _plant_from_store(self, version: FileVersion, content: Content) -> bool:
+        segments = None if self._request.origin == "tape" else self._vault.catalog.find_segments(content)
+        if segments is None:
+            return False
+        try:
+            self._planter.file(version, lambda new: self._fill(new, version, content, self._reader.read(segments)))
+        except IntegrityError as error:
+            error.place = f"{show_path(version.full_path)}: {error.place or ''}"
+            self._report.warnings.append(error)
+            return False
+        self._report.planted_bytes += content.size_bytes
+        return True
+
+    def _fill(self, new: NewFile, version: FileVersion, content: Content, pieces: Iterator[memoryview]) -> None:
+        digest = hashlib.sha256()
+        for piece in pieces:
+            digest.update(piece)
+            new.write(piece)
+            self._stage.advance(len(piece))
+        if digest.digest() != content.sha256:
+            raise IntegrityError(
+                "the stored bytes are not those of the file",
+                place=show_path(version.full_path),
+                expected=f"SHA-256 {content.sha256.hex()}",
+                found=f"SHA-256 {digest.hexdigest()}",
+            )
+
+    def _plant_leaders(self, meant: Matcher) -> None:
+        """Of hard links whose first version is not restored, one becomes the file and the others link to it."""
+        wanted = {version.hard_link_of for version in self._work.hard_links if version.hard_link_of is not None}
+        with self._vault.catalog.reading() as connection:
+            firsts = files.present_among(connection, list(wanted), self._request.as_of_ns)
+            leaders = {key: present.version for key, present in firsts.items() if meant(present.version)}
+            orphans = [v for v in self._work.hard_links if v.hard_link_of not in leaders]
+            present = files.versions_by_id(connection, [version.id for version in orphans])
+        for version in orphans:
+            assert version.hard_link_of is not None
+            if leaders.setdefault(version.hard_link_of, version) is version:
+                self._guarded(version, lambda version=version: self._plant_file(present[version.id]))
+        self._leaders = leaders
+
+    # -- second pass
+
+    def _recall_later(self, present: PresentVersion, content: Content) -> None:
+        places = [] if self._request.origin == "store" else self._places(content)
+        if not places:
+            raise IntegrityError(
+                "no copy of the file can be read"
+                + (" from the block store" if self._request.origin == "store" else ""),
+                expected=f"SHA-256 {content.sha256.hex()}",
+                found="no copy",
+                hint=f"holdfast custody '{show_path(present.version.full_path)}' shows where it was",
+            )
+        first = places[0]
+        self._work.recalls.append((self._pair_of[first.barcode], first.tape_file, first.data_offset, present.row))
+
+    def _places(self, content: Content) -> list[TapePlace]:
+        with self._vault.catalog.reading() as connection:
+            return tapes.tape_places(connection, content)
+
+    def recall(self) -> None:
+        """Read what the store did not have from tape, pair by pair, in tape order."""
+        if not self._work.recalls:
+            return
+        with TapeLibrary(self._vault.settings, self._vault.catalog) as library:
+            by_pair: dict[int, list[int]] = {}
+            for number, _, _, row in sorted(self._work.recalls):
+                by_pair.setdefault(number, []).append(row)
+            for number, rows in by_pair.items():
+                self._recall_pair(library, self._pairs[number], rows)
+
+    def _recall_pair(self, library: TapeLibrary, pair: Pair, rows: list[int]) -> None:
+        with library.mounted(pair) as mounted:
+            contents = TapeContents(mounted)
+            for start in range(0, len(rows), RECALL_CHUNK):
+                chunk = rows[start : start + RECALL_CHUNK]
+                with self._vault.catalog.reading() as connection:
+                    found = {present.row: present for present in files.versions_by_row(connection, chunk)}
+                for row in chunk:
+                    version = found[row].version
+                    self._guarded(version, lambda version=version: self._recall_file(contents, version))
+
+    def _recall_file(self, contents: TapeContents, version: FileVersion) -> None:
+        content = version.content
+        assert content is not None
+        failures: list[HoldfastError] = []
+        places = self._places(content)
+
+        def fill(new: NewFile) -> None:
+            def fresh() -> Callable[[memoryview], None]:
+                new.restart()
+                return new.write
+
+            if not contents.read_any(places, content, fresh, failures.append):
+                raise failures[-1] if failures else SourceError("no copy is on this pair")
+
+        self._planter.file(version, fill)
+        self._stage.advance(content.size_bytes)
+        self._report.planted_bytes += content.size_bytes
+        if failures:
+            self._report.from_twin += 1
+            for error in failures:
+                error.place = f"{show_path(version.full_path)}: {error.place or ''}"
+            self._report.warnings += failures
+
+    # -- last pass
+
+    def finish(self) -> None:
+        """Hard links, then folders, deepest first."""
+        for version in self._work.hard_links:
+            assert version.hard_link_of is not None
+            leader = self._leaders[version.hard_link_of]
+            if leader is not version:
+                self._guarded(version, lambda v=version, leader=leader: self._planter.hard_link(v, leader))
+                self._report.files += 1
+        rows = [row for _, row in sorted(self._work.folders, reverse=True)]
+        for start in range(0, len(rows), RECALL_CHUNK):
+            with self._vault.catalog.reading() as connection:
+                found = {p.row: p for p in files.versions_by_row(connection, rows[start : start + RECALL_CHUNK])}
+            for row in rows[start : start + RECALL_CHUNK]:
+                version = found[row].version
+                self._guarded(version, lambda version=version: self._planter.finish_folder(version))
+
+
+# -- one file
+
+
+def cat(folder: Path, name: str, out: BinaryIO, *, as_of_ns: int | None = None, origin: str = "any") -> None:
+    """Write one file's bytes to `out`. Not one byte is written that was not checked.
+
+    Raises `SourceError` when there is no such file, and `IntegrityError` when no copy is good.
+    """
+    with opened(folder) as vault, vault.store_reader() as reader:
+        version = find_version(vault.catalog, name, as_of_ns).version
+        if version.kind is not Kind.FILE or version.content is None:
+            raise SourceError("not a file whose bytes are kept", place=name, found=version.kind.value)
+        segments = None if origin == "tape" else vault.catalog.find_segments(version.content)
+        if segments is not None:
+            out.writelines(reader.read(segments))
+        elif version.size_bytes:
+            _cat_from_tape(vault, version.content, out)
+
+
+def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO) -> None:
+    """By way of a temporary file, as only the last byte proves the first."""
+    with vault.catalog.reading() as connection:
+        places = tapes.tape_places(connection, content)
+        pairs = tapes.all_pairs(connection)
+    failures: list[HoldfastError] = [SourceError("no copy of the file can be read", hint="holdfast custody shows more")]
+    with TapeLibrary(vault.settings, vault.catalog) as library, tempfile.TemporaryFile() as spool:
+        for pair in pairs:
+            if {place.barcode for place in places} & {item.barcode for item in pair.cartridges}:
+                with library.mounted(pair) as mounted:
+                    good = TapeContents(mounted).read_any(places, content, lambda: _fresh(spool), failures.append)
+                if good:
+                    _copy_out(spool, out)
+                    return
+    raise failures[-1]
+
+
+def _fresh(spool: BinaryIO) -> Callable[[memoryview], None]:
+    spool.seek(0)
+    spool.truncate()
+
+    def write(piece: memoryview) -> None:
+        spool.write(piece)
+
+    return write
+
+
+def _copy_out(spool: BinaryIO, out: BinaryIO) -> None:
+    spool.seek(0)
+    while piece := spool.read(2**20):
+        out.write(piece)

@@ -1,0 +1,292 @@
+"""Making a mounted pair ready to be written on: who is it, where does it end, are both sides level?
+
+The order of authority: what the tape says when it is read beats the journal, the journal beats the catalog.
+
+    1. a side whose journal has no commit gets its label, if it is blank or holds only our own unfinished label
+    2. each label is read and must be the one promised; the last committed tape file is read and must be whole
+    3. a side that lacks tape files which the other has committed gets them from its twin, record by record
+    4. what the journals know and the catalog does not is read from tape and told to the catalog
+
+Anything that does not agree fences the cartridge: it is never written again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from importlib import resources
+
+from blake3 import blake3
+
+from holdfast.catalog import Cartridge, MemberFacts, TapeFile, files, tapes
+from holdfast.errors import IntegrityError, MediaError
+from holdfast.tape import label as labels
+from holdfast.tape import layout
+from holdfast.tape.drive import EndOfData, TapeDrive
+from holdfast.tape.fan import RecordFan
+from holdfast.tape.journal import CartridgeIdentity, Committed
+from holdfast.tape.library import MountedPair, TapeLibrary
+from holdfast.tape.reader import ReadMember
+from holdfast.tape.scan import RecordBuffer, read_label_volume, read_tape_file
+from holdfast.tape.writing import write_small_tar
+from holdfast.values import Content, show_path
+
+LEDGER_LIMIT_BYTES = 16 * 1024 * 1024
+
+
+def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
+    """Bring both sides to the same, proven end, and position them there. See the module."""
+    buffer = RecordBuffer(mounted.pair.record_bytes)
+    for cartridge, drive in mounted.sides():
+        if not library.state(cartridge.barcode).committed:
+            _write_label(library, cartridge, drive, buffer)
+        _check_side(library, cartridge, drive, buffer)
+    _level(library, mounted, buffer)
+    for cartridge, drive in mounted.sides():
+        adopt_committed(library, cartridge, drive, buffer)
+    for cartridge, drive in mounted.sides():
+        drive.locate(library.state(cartridge.barcode).committed[-1].end_block)
+
+
+# -- 1. labels
+
+
+def _write_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:
+    identity = library.identity(cartridge.barcode)
+    _refuse_foreign(library, identity, drive, buffer)
+    drive.rewind()
+    with RecordFan([drive], identity.record_bytes) as fan:
+        comment = layout.object_comment("label", identity.volume_id, identity.pair_id)
+        write_small_tar(fan, comment, _label_members(library, identity))
+        written = fan.end_file()
+        fan.each(lambda d: d.write_file_mark(synchronous=True))
+        fan.wait()
+    committed = Committed(
+        tape_file=0,
+        kind="label",
+        id=identity.volume_id,
+        first_block=0,
+        size_bytes=written.size_bytes,
+        blake3=written.blake3,
+        record_bytes=identity.record_bytes,
+    )
+    library.journal(identity.barcode).committed([committed], time.time_ns())
+
+
+def _refuse_foreign(library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive, buffer: RecordBuffer) -> None:
+    """Law 5: a tape that is neither blank nor ours is never written."""
+    try:
+        volume = read_label_volume(drive, buffer)
+        ours = volume is None or labels.decode_volume(volume).volume_id == identity.volume_id
+    except (MediaError, IntegrityError):
+        ours = False
+    if not ours:
+        raise library.fence(
+            identity.barcode,
+            MediaError(
+                "the cartridge is not blank and not ours; nothing was written on it",
+                place=identity.barcode,
+                expected="a blank tape",
+                found="other data at its begin",
+                hint="take it out of the library, then run the same command again: another pair is taken",
+            ),
+        )
+
+
+def _label_members(library: TapeLibrary, identity: CartridgeIdentity) -> list[tuple[bytes, bytes]]:
+    label = labels.Label(
+        barcode=identity.barcode,
+        volume_id=identity.volume_id,
+        pair_id=identity.pair_id,
+        vault_id=library.settings.id,
+        side=identity.side,
+        twin_barcode=identity.twin,
+        record_bytes=identity.record_bytes,
+        created=identity.created,
+    )
+    rescue = resources.files("holdfast.tape").joinpath("rescue.py").read_bytes()
+    return [
+        (labels.VOLUME_NAME, labels.encode_volume(label)),
+        (labels.README_NAME, labels.readme(label)),
+        (labels.RESCUE_NAME, rescue),
+        (labels.LEDGER_NAME, _ledger(library, identity)),
+    ]
+
+
+def _ledger(library: TapeLibrary, identity: CartridgeIdentity) -> bytes:
+    """What earlier tapes hold: a line per object; then members, newest objects first, as far as the cap allows."""
+    limit = min(LEDGER_LIMIT_BYTES, identity.capacity_bytes // 1000)
+    lines: list[bytes] = []
+    objects: list[uuid.UUID] = []
+    with library.catalog.reading() as connection:
+        for pair in tapes.all_pairs(connection):
+            if pair.id == identity.pair_id:
+                continue
+            barcodes = [item.barcode for item in pair.cartridges]
+            for item in tapes.objects_of_pair(connection, pair.id):
+                assert item.object_id is not None
+                lines.append(_ledger_line({"object": str(item.object_id), "on": barcodes, "tape_file": item.number}))
+                objects.append(item.object_id)
+        room = limit - sum(map(len, lines))
+        for object_id in reversed(objects):
+            for facts, version in tapes.members_of(connection, object_id):
+                if version.content is None or facts.void:
+                    continue
+                line = _ledger_line(
+                    {"in": str(object_id), "member": show_path(version.full_path), "size": version.size_bytes}
+                    | {"sha256": version.content.sha256.hex()}
+                )
+                room -= len(line)
+                if room < 0:
+                    return b"".join(lines)
+                lines.append(line)
+    return b"".join(lines)
+
+
+def _ledger_line(entry: Mapping[str, object]) -> bytes:
+    return json.dumps(entry, separators=(",", ":")).encode() + b"\n"
+
+
+# -- 2. is it the tape that it should be, and does it end where the journal says?
+
+
+def _check_side(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:
+    state = library.state(cartridge.barcode)
+    check_label(library, cartridge, drive, buffer)
+    last = state.committed[-1]
+    found = _digest_at(drive, last, buffer)
+    if found != last.blake3:
+        raise library.fence(
+            cartridge.barcode,
+            MediaError(
+                "the tape does not hold what its journal says was committed last; it is fenced",
+                place=f"{cartridge.barcode} tape file {last.tape_file}",
+                expected=f"BLAKE3 {last.blake3.hex()}",
+                found="end of data" if found is None else f"BLAKE3 {found.hex()}",
+                hint="holdfast verify; then run the same command again: what is missing goes on another pair",
+            ),
+        )
+
+
+def check_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:
+    """Fence the cartridge and raise `MediaError` unless it is the one that its barcode promises."""
+    try:
+        volume = read_label_volume(drive, buffer)
+        found = "a blank tape" if volume is None else str(labels.decode_volume(volume).volume_id)
+    except (MediaError, IntegrityError) as error:
+        found = str(error)
+    if found != str(cartridge.volume_id):
+        raise library.fence(
+            cartridge.barcode,
+            MediaError(
+                "the cartridge is not the one that its barcode promises; it is fenced",
+                place=f"{cartridge.barcode} tape file 0",
+                expected=f"volume {cartridge.volume_id}",
+                found=found,
+                hint="holdfast verify; look which cartridge was put in",
+            ),
+        )
+
+
+def _digest_at(drive: TapeDrive, committed: Committed, buffer: RecordBuffer) -> bytes | None:
+    try:
+        drive.locate(committed.first_block)
+        return read_tape_file(drive, buffer).blake3()
+    except (EndOfData, MediaError):
+        return None
+
+
+# -- 3. both sides level
+
+
+def _level(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> None:
+    """A run that was killed between the two commits left one side ahead: the other gets the same from it."""
+    committed = [library.state(item.barcode).committed for item in mounted.pair.cartridges]
+    ahead = 0 if len(committed[0]) >= len(committed[1]) else 1
+    behind = 1 - ahead
+    for item in committed[ahead][len(committed[behind]) :]:
+        target = mounted.pair.cartridges[behind]
+        _copy(mounted.drives[ahead], mounted.drives[behind], item, library.state(target.barcode).committed, buffer)
+        library.journal(target.barcode).committed([item], time.time_ns())
+
+
+def _copy(
+    source: TapeDrive, target: TapeDrive, item: Committed, written: Sequence[Committed], buffer: RecordBuffer
+) -> None:
+    source.locate(item.first_block)
+    target.locate(written[-1].end_block)
+    digest = blake3()
+    while count := source.read_record(buffer.view):
+        digest.update(buffer.view[:count])
+        target.write_record(buffer.view[:count])
+    target.write_file_mark(synchronous=True)
+    if digest.digest() != item.blake3 or written[-1].end_block != item.first_block:
+        raise IntegrityError(
+            "a tape file changed while it was copied to its twin; it is not committed there",
+            place=f"tape file {item.tape_file} from drive {source.serial}",
+            expected=f"BLAKE3 {item.blake3.hex()}",
+            found=f"BLAKE3 {digest.hexdigest()}",
+            hint="holdfast verify",
+        )
+
+
+# -- 4. what only the journal knows
+
+
+def adopt_committed(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:
+    """Tell the catalog of every tape file that the journal calls committed and the catalog does not know."""
+    with library.catalog.reading() as connection:
+        known = {item.number for item in tapes.tape_files(connection, cartridge.barcode)}
+    for item in library.state(cartridge.barcode).committed:
+        if item.tape_file not in known:
+            _adopt(library, cartridge, drive, item, buffer)
+
+
+def _adopt(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, item: Committed, buffer: RecordBuffer) -> None:
+    members = _read_members(cartridge, drive, item, buffer) if item.kind == "object" else []
+    with library.catalog.transaction() as connection:
+        if item.kind == "object":
+            read = {facts.version_id: facts.content for facts in members if facts.content and not facts.void}
+            files.record_read_contents(connection, read)
+            tapes.record_object(connection, item.id, cartridge.pair_id, item.tape_file, members)
+        tapes.record_tape_files(connection, cartridge.barcode, [tape_file_of(item)])
+
+
+def tape_file_of(item: Committed) -> TapeFile:
+    """The catalog's form of a journal's commit."""
+    object_id = item.id if item.kind == "object" else None
+    return TapeFile(item.tape_file, item.kind, object_id, item.first_block, item.size_bytes, item.blake3)
+
+
+def _read_members(cartridge: Cartridge, drive: TapeDrive, item: Committed, buffer: RecordBuffer) -> list[MemberFacts]:
+    found: list[ReadMember] = []
+    drive.locate(item.first_block)
+    reader = read_tape_file(drive, buffer, on_member=found.append)
+    if reader.problem is not None or reader.blake3() != item.blake3:
+        raise IntegrityError(
+            "a committed object cannot be read back",
+            place=f"{cartridge.barcode} tape file {item.tape_file}",
+            expected=f"BLAKE3 {item.blake3.hex()}",
+            found=f"BLAKE3 {reader.blake3().hex()}",
+            hint="holdfast verify",
+        )
+    return _facts_of(found, reader.manifest_digests())
+
+
+def _facts_of(found: list[ReadMember], listed: dict[bytes, bytes]) -> list[MemberFacts]:
+    """What the catalog is told of members that were read: as the dump would have told it."""
+    by_name: dict[bytes, MemberFacts] = {}
+    for member in found:
+        header = member.header
+        if header.version_id is None:
+            continue
+        content, data_offset = None, member.data_offset
+        if header.type == layout.TYPE_HARD_LINK and header.link_name in by_name:
+            content, data_offset = by_name[header.link_name].content, by_name[header.link_name].data_offset
+        elif member.sha256 is not None and header.name in listed:
+            content = Content(member.sha256, header.size_bytes)
+        void = content is None and header.type in (layout.TYPE_FILE, layout.TYPE_HARD_LINK)
+        by_name[header.name] = MemberFacts(header.version_id, content, member.header_offset, data_offset, void)
+    return list(by_name.values())

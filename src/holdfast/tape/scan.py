@@ -1,0 +1,63 @@
+"""Reading one tape file from a drive, from its first record to its file mark."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+
+from holdfast.errors import MediaError
+from holdfast.tape.drive import EndOfData, TapeDrive
+from holdfast.tape.layout import MemberHeader
+from holdfast.tape.reader import ReadMember, TarReader
+
+
+class RecordBuffer:
+    """One record's worth of reused memory."""
+
+    def __init__(self, record_bytes: int) -> None:
+        self.view = memoryview(mmap.mmap(-1, record_bytes))
+
+
+def _ignore(_: object) -> None:
+    """Nobody asked."""
+
+
+def read_tape_file(
+    drive: TapeDrive,
+    buffer: RecordBuffer,
+    *,
+    on_member: Callable[[ReadMember], None] = _ignore,
+    on_data: Callable[[MemberHeader, memoryview], None] | None = None,
+    on_bytes: Callable[[int], None] = _ignore,
+) -> TarReader:
+    """Read from here to the next file mark, and pass it; returns the finished reader.
+
+    Raises `EndOfData` when there is no tape file here, or no mark at its end, and `MediaError` as the drive does.
+    """
+    reader = TarReader(on_member, on_data)
+    while count := drive.read_record(buffer.view):
+        reader.feed(buffer.view[:count])
+        on_bytes(count)
+    reader.finish()
+    return reader
+
+
+def read_label_volume(drive: TapeDrive, buffer: RecordBuffer) -> bytes | None:
+    """`VOLUME.json` of the loaded cartridge, from its begin; None when the tape is blank.
+
+    Raises `MediaError` when something else than a Holdfast label stands there.
+    """
+    volume = bytearray()
+
+    def collect(header: MemberHeader, piece: memoryview) -> None:
+        if header.name == b"VOLUME.json":
+            volume.extend(piece)
+
+    drive.rewind()
+    try:
+        read_tape_file(drive, buffer, on_data=collect)
+    except EndOfData:
+        return None
+    if not volume:
+        raise MediaError("the tape holds data that Holdfast did not write")
+    return bytes(volume)

@@ -1,0 +1,48 @@
+"""Writing tape files through the fan: small tars in memory, and one large member from a file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from holdfast.tape import checksums, layout
+from holdfast.tape.fan import RecordFan
+from holdfast.tape.plan import manifest_header
+
+READ_BYTES = 1024 * 1024
+
+
+def write_small_tar(fan: RecordFan, comment: str, members: Iterable[tuple[bytes, bytes]]) -> None:
+    """A whole tar, `MANIFEST` and end included, of members that are in memory. The caller ends the tape file."""
+    fan.write(layout.encode_global(comment))
+    manifest = b""
+    for name, data in members:
+        write_member(fan, layout.MemberHeader(name=name, type=layout.TYPE_FILE, size_bytes=len(data)), data)
+        manifest += checksums.encode_line(hashlib.sha256(data).digest(), name)
+    write_manifest(fan, manifest)
+
+
+def write_file_tar(fan: RecordFan, comment: str, name: bytes, path: Path, sha256: bytes) -> None:
+    """A whole tar of one member whose data is in a file, however large."""
+    fan.write(layout.encode_global(comment))
+    with path.open("rb") as file:
+        size_bytes = os.fstat(file.fileno()).st_size
+        fan.write(layout.encode_member(layout.MemberHeader(name=name, type=layout.TYPE_FILE, size_bytes=size_bytes)))
+        while piece := file.read(READ_BYTES):
+            fan.write(piece)
+    fan.write_zeros(layout.padded(size_bytes) - size_bytes)
+    write_manifest(fan, checksums.encode_line(sha256, name))
+
+
+def write_member(fan: RecordFan, header: layout.MemberHeader, data: bytes) -> None:
+    fan.write(layout.encode_member(header))
+    fan.write(data)
+    fan.write_zeros(header.padded_bytes - header.size_bytes)
+
+
+def write_manifest(fan: RecordFan, manifest: bytes) -> None:
+    """The last member, and the end of the tar."""
+    write_member(fan, manifest_header(len(manifest)), manifest)
+    fan.write_zeros(layout.END_BYTES)

@@ -1,0 +1,226 @@
+"""Comparing a source with the catalog, and keeping what is new.
+
+The walk says what is there; the catalog says what was there. What is unchanged is not opened. What is new or changed
+goes to a *recorder*: one reads the bytes into the block store (`storing`), one only notes them down, to be read when
+they are dumped (`noting`). What is gone is ended. A folder that cannot be listed ends nothing.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast.catalog import Catalog, PresentVersion, files
+from holdfast.errors import SourceError
+from holdfast.reports import Kept, Problem
+from holdfast.trees import steady
+from holdfast.trees.walk import Entry, FolderEnd, Unreadable, walk
+from holdfast.values import Content, FileVersion, Kind, Source, VersionEnd, parent_path, show_path
+
+TRIES = 3
+"""How often a file that changes while it is read is read again before it is reported."""
+
+
+class Recorder(Protocol):
+    """Where versions go."""
+
+    def read(self, source: Source, entry: Entry, kept: Kept) -> ReadFile:
+        """The content of a file as it is now; raises `SourceError` when it cannot be read or holds not still."""
+        ...
+
+    def add(self, source: Source, version: FileVersion, file: ReadFile) -> None:
+        """Record a new version whose content `read` (or nothing) gave."""
+        ...
+
+    def look(self, row: int, file: ReadFile) -> None:
+        """A version was read again and is the same."""
+        ...
+
+    def end(self, end: VersionEnd) -> None: ...
+
+
+@dataclass(slots=True)
+class ReadFile:
+    """What reading a file gave: its stat, its content (None: not read), and what the recorder keeps for `add`."""
+
+    entry: Entry
+    looked_ns: int
+    content: Content | None = None
+    ticket: object = None
+
+
+class TreeKeeper:
+    """Goes through a source once, below a path, and records what changed."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        source: Source,
+        recorder: Recorder,
+        *,
+        recheck: bool,
+        leave_out: tuple[int, int],
+        progress: Callable[[int], None],
+    ) -> None:
+        self._catalog = catalog
+        self._source = source
+        self._recorder = recorder
+        self._recheck = recheck
+        self._leave_out = leave_out
+        self._progress = progress
+        self._known: dict[bytes, dict[bytes, PresentVersion]] = {}
+        self._inodes: dict[tuple[int, int], tuple[uuid.UUID, ReadFile]] = {}
+        self.kept = Kept()
+
+    def keep(self, below: bytes) -> Kept:
+        """Look at everything under `below`; raises OSError when `below` itself is not there."""
+        for found in walk(self._source.root, below, leave_out=self._leave_out):
+            if isinstance(found, Entry):
+                self._entry(found)
+            elif isinstance(found, FolderEnd):
+                self._folder_end(found)
+            else:
+                self._unreadable(found)
+        return self.kept
+
+    def _count(self, entry: Entry) -> None:
+        if entry.kind is Kind.FILE:
+            self.kept.files += 1
+            self.kept.seen_bytes += entry.stat.st_size
+        elif entry.kind is Kind.FOLDER:
+            self.kept.folders += 1
+        else:
+            self.kept.links += 1
+
+    # -- what the walk found
+
+    def _entry(self, entry: Entry) -> None:
+        self._count(entry)
+        known = self._known_at(entry.path)
+        if entry.kind is Kind.FOLDER:
+            self._load_folder(entry.path)
+        if known is not None and known.version.kind is not entry.kind:
+            self._end(known, steady.now_ns())
+            known = None
+        if entry.kind is Kind.FILE:
+            self._file(entry, known)
+        else:
+            self._plain(entry, known)
+        self._report_dropped(entry.path, entry.dropped)
+
+    def _known_at(self, path: bytes) -> PresentVersion | None:
+        folder = self._known.get(parent_path(path)) if path else None
+        if folder is not None:
+            return folder.get(path)
+        with self._catalog.reading() as connection:
+            return files.present_at(connection, self._source.name, path)
+
+    def _load_folder(self, path: bytes) -> None:
+        with self._catalog.reading() as connection:
+            self._known[path] = files.present_in_folder(connection, self._source.name, path)
+
+    def _folder_end(self, end: FolderEnd) -> None:
+        known = self._known.pop(end.path, {})
+        if not end.whole:
+            return
+        now_ns = steady.now_ns()
+        for path, present in known.items():
+            if path.rpartition(b"/")[2] not in end.names:
+                self._end(present, now_ns)
+
+    def _unreadable(self, found: Unreadable) -> None:
+        path = self._source.name + "/" + show_path(found.path)
+        self.kept.problems.append(Problem(path, found.reason, failed=found.is_failure))
+
+    def _report_dropped(self, path: bytes, names: tuple[str, ...]) -> None:
+        if names:
+            reason = "extended attributes are not kept: " + ", ".join(names)
+            self.kept.problems.append(Problem(self._source.name + "/" + show_path(path), reason, failed=False))
+
+    def _end(self, present: PresentVersion, now_ns: int) -> None:
+        """The version is gone, and so is everything under it."""
+        if present.version.kind is Kind.FOLDER:
+            with self._catalog.reading() as connection:
+                inside = files.present_in_folder(connection, self._source.name, present.version.path)
+            for child in inside.values():
+                self._end(child, now_ns)
+        self._recorder.end(VersionEnd(present.version.id, now_ns))
+        self.kept.ended += 1
+
+    # -- folders and links
+
+    def _plain(self, entry: Entry, known: PresentVersion | None) -> None:
+        attributes = steady.attributes_of(entry.stat)
+        if known is not None:
+            version = known.version
+            if version.attributes == attributes and version.link_target == entry.link_target:
+                self.kept.unchanged += 1
+                return
+        self._record(ReadFile(entry, steady.now_ns()), known, None)
+
+    # -- files
+
+    def _file(self, entry: Entry, known: PresentVersion | None) -> None:
+        if known is not None and not self._recheck and self._is_unchanged(entry, known):
+            self.kept.unchanged += 1
+            self._progress(entry.stat.st_size)
+            self._remember_inode(
+                entry, known.version.id, ReadFile(entry, known.sighting.looked_ns, known.version.content)
+            )
+            return
+        try:
+            file, first = self._read(entry)
+        except SourceError as error:
+            self.kept.problems.append(Problem(self._source.name + "/" + show_path(entry.path), error.message))
+            return
+        if known is not None and self._is_same(file, known):
+            self._recorder.look(known.row, file)
+            self.kept.unchanged += 1
+            self._remember_inode(entry, known.version.id, file)
+        else:
+            self._record(file, known, first)
+
+    def _is_unchanged(self, entry: Entry, known: PresentVersion) -> bool:
+        return steady.is_unchanged(entry.stat, known.version, known.sighting) and (
+            known.version.attributes == steady.attributes_of(entry.stat)
+        )
+
+    def _is_same(self, file: ReadFile, known: PresentVersion) -> bool:
+        version = known.version
+        if version.attributes != steady.attributes_of(file.entry.stat) or version.size_bytes != file.entry.stat.st_size:
+            return False
+        return file.content is None or version.content == file.content
+
+    def _read(self, entry: Entry) -> tuple[ReadFile, uuid.UUID | None]:
+        """What the file holds; for a further hard link, what was read through the first one, and its version."""
+        first = self._inodes.get((entry.stat.st_dev, entry.stat.st_ino)) if entry.stat.st_nlink > 1 else None
+        if first is not None and steady.same_file(first[1].entry.stat, entry.stat):
+            self._progress(entry.stat.st_size)
+            return ReadFile(entry, first[1].looked_ns, first[1].content, first[1].ticket), first[0]
+        return self._recorder.read(self._source, entry, self.kept), None
+
+    def _record(self, file: ReadFile, known: PresentVersion | None, first: uuid.UUID | None) -> None:
+        status = file.entry.stat
+        version = FileVersion(
+            id=files.new_version_id(file.looked_ns),
+            source=self._source.name,
+            path=file.entry.path,
+            kind=file.entry.kind,
+            size_bytes=status.st_size if file.entry.kind is Kind.FILE else 0,
+            attributes=steady.attributes_of(status),
+            seen_ns=file.looked_ns,
+            content=file.content,
+            link_target=file.entry.link_target,
+            hard_link_of=first,
+        )
+        if known is not None:
+            self._recorder.end(VersionEnd(known.version.id, file.looked_ns))
+        self._recorder.add(self._source, version, file)
+        self._remember_inode(file.entry, version.id, file)
+        self.kept.new_versions += 1
+
+    def _remember_inode(self, entry: Entry, version_id: uuid.UUID, file: ReadFile) -> None:
+        if entry.stat.st_nlink > 1 and entry.kind is Kind.FILE:
+            self._inodes.setdefault((entry.stat.st_dev, entry.stat.st_ino), (version_id, file))

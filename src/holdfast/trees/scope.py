@@ -1,0 +1,107 @@
+"""Which source does a path on the command line belong to?"""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.catalog import Catalog, files
+from holdfast.errors import SourceError
+from holdfast.values import Source, check_source_name, show_path
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A part of a source: everything at and below a path of it (empty: all of it)."""
+
+    source: Source
+    below: bytes
+
+
+def check_paths(paths: tuple[Path, ...], source_name: str | None) -> None:
+    """Raise `SourceError` or `UsageError` for what cannot be archived, before a vault is made for nothing."""
+    if source_name is not None:
+        check_source_name(source_name)
+    for path in paths:
+        try:
+            path.lstat()
+            empty = path.is_dir() and not os.listdir(path)
+        except OSError as error:
+            raise SourceError(
+                "the source cannot be looked at",
+                place=str(path),
+                found=error.strerror or str(error),
+                hint="name a folder or a file that exists and that you may read",
+            ) from error
+        if empty:
+            raise SourceError("the source is empty", place=str(path), hint="name a folder that holds something")
+
+
+def find_scopes(catalog: Catalog, paths: tuple[Path, ...], source_name: str | None) -> list[Scope]:
+    """The scope of each path; sources that are new are recorded."""
+    with catalog.reading() as connection:
+        known = files.all_sources(connection)
+    named = [_named_source(source_name, paths, known)] if source_name is not None else None
+    scopes: list[Scope] = []
+    for path in (_real_path(path) for path in paths):
+        scope = _scope(path, named or known, is_named=named is not None)
+        if scope.source not in known:
+            known.append(scope.source)
+        scopes.append(scope)
+    with catalog.transaction() as connection:
+        files.record_sources(connection, [scope.source for scope in scopes])
+    return scopes
+
+
+def _real_path(path: Path) -> bytes:
+    """The path without links in its folders; a link named itself stays one."""
+    full = os.fsencode(os.path.abspath(path))
+    if os.path.islink(full) and not os.path.isdir(full):
+        return os.path.join(os.path.realpath(os.path.dirname(full)), os.path.basename(full))
+    return os.path.realpath(full)
+
+
+def _named_source(name: str, paths: tuple[Path, ...], known: list[Source]) -> Source:
+    found = next((source for source in known if source.name == name), None)
+    if found is not None:
+        return found
+    root = os.path.commonpath([_real_path(path) for path in paths])
+    return Source(uuid.uuid4(), name, socket.gethostname(), root if os.path.isdir(root) else os.path.dirname(root))
+
+
+def _scope(path: bytes, known: list[Source], *, is_named: bool) -> Scope:
+    """The innermost known source around the path; else a new one, unless a source was named."""
+    host = socket.gethostname()
+    around = [source for source in known if source.host == host and _is_inside(path, source.root)]
+    source = max(around, key=lambda item: len(item.root), default=None)
+    if source is None:
+        if is_named:
+            raise _not_inside(path, known[0])
+        root = path if os.path.isdir(path) else os.path.dirname(path)
+        source = Source(uuid.uuid4(), _free_name(root, known), host, root)
+    return Scope(source, b"" if path == source.root else os.path.relpath(path, source.root))
+
+
+def _not_inside(path: bytes, source: Source) -> SourceError:
+    return SourceError(
+        f"the path is not in the source '{source.name}'",
+        place=show_path(path),
+        expected=f"a path below {show_path(source.root)} on {source.host}",
+        hint="choose another --source NAME, or leave it out",
+    )
+
+
+def _is_inside(path: bytes, root: bytes) -> bool:
+    return path == root or path.startswith(root.rstrip(b"/") + b"/")
+
+
+def _free_name(root: bytes, known: list[Source]) -> str:
+    """A name for a new source: its folder's, numbered if that is taken."""
+    base = show_path(os.path.basename(root)).lstrip("-").strip()[:80].strip() or "root"
+    base = "source-MANIFEST" if base == "MANIFEST" else base
+    taken = {source.name for source in known}
+    names = (base if number == 1 else f"{base}-{number}" for number in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)

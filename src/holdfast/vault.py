@@ -1,0 +1,82 @@
+"""Opening a vault: to look at it beside others, or to work on it alone after adopting what a killed run left."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast import durable
+from holdfast.blocks import BlockReader, StoreWriter, recover_packs
+from holdfast.catalog import Catalog
+from holdfast.config import VaultSettings, open_or_init_vault, open_vault
+from holdfast.state import RunLog, vault_lock
+
+
+@dataclass(frozen=True, slots=True)
+class Vault:
+    """An open vault."""
+
+    settings: VaultSettings
+    catalog: Catalog
+
+    def store_writer(self) -> StoreWriter:
+        """A writer into the block store that tells the catalog; use it as a context manager."""
+        return StoreWriter(
+            self.settings.packs_folder,
+            vault_id=self.settings.id,
+            block_bytes=self.settings.blocks.block_bytes,
+            pack_bytes=self.settings.blocks.pack_bytes,
+            index=self.catalog,
+            sink=self.catalog,
+        )
+
+    def store_reader(self) -> BlockReader:
+        """A reader of the block store; use it as a context manager."""
+        return BlockReader(self.settings.packs_folder, self.catalog)
+
+    def identity(self) -> tuple[int, int]:
+        """Device and inode of the vault's folder: what a walk leaves out."""
+        status = self.settings.folder.stat()
+        return status.st_dev, status.st_ino
+
+
+@contextmanager
+def opened(folder: Path) -> Generator[Vault, None, None]:
+    """Open a vault to look at it, beside whoever works on it."""
+    settings = open_vault(folder)
+    with Catalog(settings.catalog_path) as catalog:
+        yield Vault(settings, catalog)
+
+
+@contextmanager
+def owned(folder: Path, command: str, *, make: bool = False) -> Generator[Vault, None, None]:
+    """Open a vault to work on it, alone; what a killed run left in the packs is adopted first.
+
+    Raises `BusyError` naming the owner when somebody else works on it, and `VaultError` as `open_vault` does.
+    """
+    settings = open_or_init_vault(folder) if make else open_vault(folder)
+    with (
+        vault_lock(settings.lock_path, command),
+        Catalog(settings.catalog_path) as catalog,
+        RunLog(settings.state_path).running(command),
+    ):
+        _empty_scratch(settings.scratch_folder)
+        _recover_store(settings, catalog)
+        yield Vault(settings, catalog)
+
+
+def _empty_scratch(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    durable.make_folder(folder)
+
+
+def _recover_store(settings: VaultSettings, catalog: Catalog) -> None:
+    recover_packs(
+        settings.packs_folder,
+        is_settled=catalog.pack_is_sealed,
+        has_block=lambda locator: catalog.find_block(locator) is not None,
+        sink=catalog,
+    )
