@@ -8,12 +8,12 @@ import pytest
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.blocks.kit import SOURCE, version_of
 
 from holdfast.blocks import manifest as manifests
 from holdfast.blocks.manifest import Manifest, StoredVersion
 from holdfast.errors import IntegrityError
 from holdfast.values import Locator, Segment, Sighting, VersionEnd
-from tests.unit.blocks.kit import SOURCE, version_of
 
 sightings = st.builds(
     Sighting,

@@ -12,6 +12,7 @@ import pytest
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.blocks.kit import VAULT_ID
 
 from holdfast import durable
 from holdfast.blocks import packfile
@@ -19,7 +20,6 @@ from holdfast.blocks.packfile import PackReader, PackWriter
 from holdfast.blocks.packformat import RecordType
 from holdfast.errors import CapacityError, IntegrityError
 from holdfast.values import BlockPlace, Locator
-from tests.unit.blocks.kit import VAULT_ID
 
 
 def new_writer(folder: Path, pack_id: uuid.UUID | None = None) -> PackWriter:

@@ -12,6 +12,7 @@ import pytest
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.blocks.kit import VAULT_ID
 from xxhash import xxh3_64_intdigest
 
 from holdfast.blocks import packfile, packformat
@@ -19,7 +20,6 @@ from holdfast.blocks.packfile import PackReader, PackWriter
 from holdfast.blocks.packformat import Footer, IndexEntry, RecordType, Superblock
 from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace, Locator
-from tests.unit.blocks.kit import VAULT_ID
 
 PACK_ID = uuid.UUID("aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee")
 BLOCK = bytes(range(256)) * 300  # 76,800 bytes: two pieces, the second one short

@@ -15,14 +15,6 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from holdfast import durable
-from holdfast.blocks import BlockReader, DurableGroup, store
-from holdfast.blocks import manifest as manifests
-from holdfast.blocks.packfile import PackWriter
-from holdfast.blocks.packformat import RecordType
-from holdfast.errors import CapacityError, IntegrityError
-from holdfast.values import Segment, VersionEnd
 from tests.unit.blocks.kit import (
     BLOCK_BYTES,
     SIGHTING,
@@ -35,6 +27,14 @@ from tests.unit.blocks.kit import (
     version_of,
     writer_for,
 )
+
+from holdfast import durable
+from holdfast.blocks import BlockReader, DurableGroup, store
+from holdfast.blocks import manifest as manifests
+from holdfast.blocks.packfile import PackWriter
+from holdfast.blocks.packformat import RecordType
+from holdfast.errors import CapacityError, IntegrityError
+from holdfast.values import Segment, VersionEnd
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -389,11 +389,15 @@ def test_every_buffer_comes_back_after_a_failure(tmp_path: Path, monkeypatch: py
     pool = writer._pool  # pyright: ignore[reportPrivateUsage]
     monkeypatch.setattr(durable, "create_file", _no_space)
     large = writer.large()
-    with pytest.raises(OSError, match="No space"):
+
+    def fill() -> None:
         for _ in range(100):
             room = large.room()
             room[:] = os.urandom(len(room))
             large.filled(len(room))
+
+    with pytest.raises(OSError, match="No space"):
+        fill()
     large.abandon()
     with pytest.raises(OSError, match="No space"):
         writer.__exit__(None, None, None)
