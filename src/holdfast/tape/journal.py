@@ -10,6 +10,7 @@ the journal, the journal beats the catalog.
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import durable
+from holdfast.errors import IntegrityError
 from holdfast.values import Side
 
 
@@ -92,18 +94,43 @@ class CartridgeJournal:
         self._journal.append({"event": "fenced", "reason": reason, "at_ns": at_ns})
 
     def state(self) -> JournalState | None:
-        """What was said so far; None when nothing was."""
+        """What was said so far; None when nothing was. Raises `IntegrityError` when the lines contradict each other."""
         identity: CartridgeIdentity | None = None
         committed: list[Committed] = []
         reason: str | None = None
-        for entry in self._journal.entries():
-            if entry["event"] == "cartridge":
-                identity = _identity_of(entry)
-            elif entry["event"] == "committed" and identity is not None:
-                committed.append(_committed_of(entry, identity.record_bytes))
-            elif entry["event"] == "fenced":
-                reason = str(entry["reason"])
+        for number, entry in enumerate(self._journal.entries(), start=1):
+            try:
+                if entry["event"] == "cartridge":
+                    identity = _same(identity, _identity_of(entry))
+                elif entry["event"] == "committed":
+                    committed.append(_next_committed(identity, committed, entry))
+                elif entry["event"] == "fenced":
+                    reason = str(entry["reason"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise IntegrityError(
+                    "a line in the journal of a cartridge cannot be believed",
+                    place=f"{self.path} line {number}",
+                    found=f"{error}: {json.dumps(entry)[:200]}",
+                    hint="keep a copy of the journal, then restore it from a backup",
+                ) from None
         return None if identity is None else JournalState(identity, tuple(committed), reason)
+
+
+def _same(known: CartridgeIdentity | None, found: CartridgeIdentity) -> CartridgeIdentity:
+    if known is not None and found != known:
+        raise ValueError("a cartridge cannot become another one")
+    return found
+
+
+def _next_committed(identity: CartridgeIdentity | None, before: list[Committed], entry: dict[str, Any]) -> Committed:
+    """The commit that an entry tells; it must follow the one before, or something would be written over."""
+    if identity is None:
+        raise ValueError("nothing says which cartridge this is")
+    item = _committed_of(entry, identity.record_bytes)
+    expected = (len(before), before[-1].end_block if before else 0)
+    if (item.tape_file, item.first_block) != expected:
+        raise ValueError(f"tape file {expected[0]} at block {expected[1]} must come next")
+    return item
 
 
 def _committed_entry(item: Committed, at_ns: int) -> dict[str, Any]:
@@ -121,11 +148,11 @@ def _committed_entry(item: Committed, at_ns: int) -> dict[str, Any]:
 
 def _committed_of(entry: dict[str, Any], record_bytes: int) -> Committed:
     return Committed(
-        tape_file=entry["tape_file"],
-        kind=entry["kind"],
+        tape_file=int(entry["tape_file"]),
+        kind=str(entry["kind"]),
         id=uuid.UUID(entry["id"]),
-        first_block=entry["first_block"],
-        size_bytes=entry["size_bytes"],
+        first_block=int(entry["first_block"]),
+        size_bytes=int(entry["size_bytes"]),
         blake3=bytes.fromhex(entry["blake3"]),
         record_bytes=record_bytes,
     )
@@ -133,12 +160,12 @@ def _committed_of(entry: dict[str, Any], record_bytes: int) -> Committed:
 
 def _identity_of(entry: dict[str, Any]) -> CartridgeIdentity:
     return CartridgeIdentity(
-        barcode=entry["barcode"],
+        barcode=str(entry["barcode"]),
         volume_id=uuid.UUID(entry["volume_id"]),
         pair_id=uuid.UUID(entry["pair_id"]),
         side=Side(entry["side"]),
-        twin=entry["twin"],
-        record_bytes=entry["record_bytes"],
-        capacity_bytes=entry["capacity_bytes"],
-        created=entry["created"],
+        twin=str(entry["twin"]),
+        record_bytes=int(entry["record_bytes"]),
+        capacity_bytes=int(entry["capacity_bytes"]),
+        created=str(entry["created"]),
     )

@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import uuid
 from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
 
 from holdfast.errors import IntegrityError
 from holdfast.values import Side
@@ -81,32 +84,55 @@ def encode_volume(label: Label) -> bytes:
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
+class _AnyVolume(msgspec.Struct):
+    """What every format of `VOLUME.json` has."""
+
+    holdfast_tape: Annotated[int, msgspec.Meta(ge=1)]
+    barcode: str = ""
+
+
+class _Volume(msgspec.Struct):
+    holdfast_tape: int
+    barcode: str
+    volume_id: uuid.UUID
+    pair_id: uuid.UUID
+    vault_id: uuid.UUID
+    side: Side
+    twin_barcode: str
+    record_bytes: Annotated[int, msgspec.Meta(ge=512)]
+    created: str
+
+
 def decode_volume(data: bytes) -> Label:
     """Read `VOLUME.json`. Raises `IntegrityError` when it is none, or of a newer format."""
     try:
-        document = json.loads(data)
-        label = Label(
-            barcode=document["barcode"],
-            volume_id=uuid.UUID(document["volume_id"]),
-            pair_id=uuid.UUID(document["pair_id"]),
-            vault_id=uuid.UUID(document["vault_id"]),
-            side=Side(document["side"]),
-            twin_barcode=document["twin_barcode"],
-            record_bytes=int(document["record_bytes"]),
-            created=document["created"],
-            format=int(document["holdfast_tape"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        of_any_format = msgspec.json.decode(data, type=_AnyVolume)
+        if of_any_format.holdfast_tape > TAPE_FORMAT:
+            raise _newer(of_any_format)
+        volume = msgspec.json.decode(data, type=_Volume)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise IntegrityError("damaged VOLUME.json on a tape", found=str(error)) from None
-    if label.format > TAPE_FORMAT:
-        raise IntegrityError(
-            "a tape of a newer format than this Holdfast knows",
-            place=label.barcode,
-            expected=f"format {TAPE_FORMAT} or older",
-            found=f"format {label.format}",
-            hint="pip install --upgrade holdfast",
-        )
-    return label
+    return Label(
+        barcode=volume.barcode,
+        volume_id=volume.volume_id,
+        pair_id=volume.pair_id,
+        vault_id=volume.vault_id,
+        side=volume.side,
+        twin_barcode=volume.twin_barcode,
+        record_bytes=volume.record_bytes,
+        created=volume.created,
+        format=volume.holdfast_tape,
+    )
+
+
+def _newer(volume: _AnyVolume) -> IntegrityError:
+    return IntegrityError(
+        "a tape of a newer format than this Holdfast knows",
+        place=volume.barcode,
+        expected=f"format {TAPE_FORMAT} or older",
+        found=f"format {volume.holdfast_tape}",
+        hint="pip install --upgrade holdfast",
+    )
 
 
 def readme(label: Label) -> bytes:
