@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from holdfast.tape.drive.protocol import TapeDrive
+from holdfast.tape.drive.protocol import EarlyWarning, TapeDrive
 
 RING_BYTES = 16 * 1024 * 1024
 
@@ -203,6 +203,7 @@ class RecordFan:
         self._raise_failure()
 
     def _raise_failure(self) -> None:
-        for writer in self._writers:
-            if writer.failure is not None:
-                raise writer.failure
+        failures = [writer.failure for writer in self._writers if writer.failure is not None]
+        if failures:
+            # a drive that failed matters more than one that is merely full
+            raise min(failures, key=lambda failure: isinstance(failure, EarlyWarning))
