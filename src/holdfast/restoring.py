@@ -125,8 +125,7 @@ class _Restorer:
         except CapacityError:
             raise
         except HoldfastError as error:
-            error.place = error.place or show_path(version.full_path)
-            self._report.errors.append(error)
+            self._report.errors.append(_of_file(error, version))
 
     def _plant(self, present: PresentVersion) -> None:
         version = present.version
@@ -164,8 +163,7 @@ class _Restorer:
         try:
             self._planter.file(version, lambda new: self._fill(new, version, content, self._reader.read(segments)))
         except IntegrityError as error:
-            error.place = f"{show_path(version.full_path)}: {error.place or ''}"
-            self._report.warnings.append(error)
+            self._report.warnings.append(_of_file(error, version))
             return False
         self._report.planted_bytes += content.size_bytes
         return True
@@ -258,9 +256,7 @@ class _Restorer:
         self._report.planted_bytes += content.size_bytes
         if failures:
             self._report.from_twin += 1
-            for error in failures:
-                error.place = f"{show_path(version.full_path)}: {error.place or ''}"
-            self._report.warnings += failures
+            self._report.warnings += [_of_file(error, version) for error in failures]
 
     # -- last pass
 
@@ -279,6 +275,14 @@ class _Restorer:
             for row in rows[start : start + RECALL_CHUNK]:
                 version = found[row].version
                 self._guarded(version, lambda version=version: self._planter.finish_folder(version))
+
+
+def _of_file(error: HoldfastError, version: FileVersion) -> HoldfastError:
+    """The error, with the file's name in its place."""
+    name = show_path(version.full_path)
+    if error.place is None or not error.place.startswith(name):
+        error.place = f"{name}: {error.place}" if error.place else name
+    return error
 
 
 # -- one file

@@ -30,6 +30,7 @@ from sqlalchemy.dialects import sqlite
 
 from holdfast.catalog.bulk import execute_many
 from holdfast.catalog.schema import block, content, pack, segment, source, version
+from holdfast.errors import VaultError
 from holdfast.values import (
     Attributes,
     BlockPlace,
@@ -43,6 +44,7 @@ from holdfast.values import (
     VersionEnd,
     parent_path,
     path_digest,
+    show_path,
 )
 
 IN_LIMIT = 400
@@ -74,9 +76,20 @@ class PresentVersion:
 
 
 def record_sources(connection: Connection, sources: Iterable[Source]) -> None:
-    rows = [{"uuid": s.id.bytes, "name": s.name, "host": s.host, "root": s.root} for s in sources]
-    if rows:
-        connection.execute(insert_new(source), rows)
+    """Record sources. Raises `VaultError` when another source has one of the names: their versions would mix."""
+    new = list(sources)
+    rows = [{"uuid": s.id.bytes, "name": s.name, "host": s.host, "root": s.root} for s in new]
+    execute_many(connection, insert_new(source), rows)
+    known = {s.name: s for s in all_sources(connection)}
+    for item in new:
+        if item.name not in known or known[item.name].id != item.id:
+            raise VaultError(
+                "two sources of one name",
+                place=item.name,
+                expected=str(known[item.name].id) if item.name in known else "a name of its own",
+                found=f"{item.id}, {item.host}:{show_path(item.root)}",
+                hint="name one of them otherwise: --source NAME",
+            )
 
 
 def all_sources(connection: Connection) -> list[Source]:

@@ -15,7 +15,7 @@ from typer.exceptions import TyperException
 
 from holdfast.cli import archive, custody, init, listing, restore, status, tape, verify
 from holdfast.cli.show import print_error
-from holdfast.errors import EXIT_FAILED, EXIT_INTERRUPTED, HoldfastError, Interrupted
+from holdfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, HoldfastError, Interrupted
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 data at risk, 4 operator needed, 5 vault in use, 130 Ctrl-C."
 
@@ -47,28 +47,20 @@ def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code. Only a bug shows a traceback, or any error with HOLDFAST_DEBUG set."""
     as_json = "--json" in arguments
     try:
-        result: Any = app(arguments, standalone_mode=False)
-        return int(result or 0)
+        code = int(app(arguments, standalone_mode=False) or EXIT_DONE)
+        # typer makes this code of Ctrl-C; no command of ours returns it
+        return _interrupted(as_json=as_json) if code == EXIT_INTERRUPTED else code
     except HoldfastError as error:
         if os.environ.get("HOLDFAST_DEBUG"):
             raise
         print_error(error, as_json=as_json)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print_error(
-            Interrupted(
-                "stopped; whatever was said to be done is durable",
-                hint="run the same command again: it goes on where it stopped",
-            ),
-            as_json=as_json,
-        )
-        return EXIT_INTERRUPTED
+        return _interrupted(as_json=as_json)
     except TyperException as error:
         wrong_use: Any = error  # the class that shows itself is private to typer
         wrong_use.show()
         return int(wrong_use.exit_code)
-    except typer.Exit as error:
-        return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
         return EXIT_FAILED
@@ -77,6 +69,17 @@ def run(arguments: list[str]) -> int:
             raise
         print_error(_from_system(error), as_json=as_json)
         return EXIT_FAILED
+
+
+def _interrupted(*, as_json: bool) -> int:
+    print_error(
+        Interrupted(
+            "stopped; whatever was said to be done is durable",
+            hint="run the same command again: it goes on where it stopped",
+        ),
+        as_json=as_json,
+    )
+    return EXIT_INTERRUPTED
 
 
 def _from_system(error: OSError) -> HoldfastError:

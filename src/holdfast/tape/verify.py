@@ -76,7 +76,9 @@ def verify_pair(library: TapeLibrary, pair: Pair, *, everything: bool, progress:
 
 
 def wants_verifying(library: TapeLibrary, pair: Pair) -> bool:
-    """Whether either side holds anything that is not proven."""
+    """Whether either side holds anything that is not proven; a fenced pair proves nothing, so never."""
+    if pair.state == "fenced":
+        return False
     with library.catalog.reading() as connection:
         return any(
             item.number not in proof.proven_tape_files(connection, cartridge.barcode)

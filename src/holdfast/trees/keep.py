@@ -49,6 +49,7 @@ class ReadFile:
     looked_ns: int
     content: Content | None = None
     ticket: object = None
+    is_duplicate: bool = False
 
 
 class TreeKeeper:
@@ -218,6 +219,9 @@ class TreeKeeper:
         if known is not None:
             self._recorder.end(VersionEnd(known.version.id, file.looked_ns))
         self._recorder.add(self._source, version, file)
+        if file.is_duplicate:
+            self.kept.duplicate_files += 1
+            self.kept.duplicate_bytes += version.size_bytes
         self._remember_inode(file.entry, version.id, file)
         self.kept.new_versions += 1
 

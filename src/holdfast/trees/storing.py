@@ -58,13 +58,11 @@ class StoringRecorder:
         pieces, segments = place
         known = self._writer.find(content) if content.size_bytes else None
         if known is not None:
-            kept.duplicate_files += 1
-            kept.duplicate_bytes += content.size_bytes
             pieces, segments = known
         elif content.size_bytes and not pieces:
             pieces = self._writer.keep_small(content.size_bytes)
         kept.read_bytes += content.size_bytes
-        return ReadFile(entry, looked_ns, content, (pieces, segments))
+        return ReadFile(entry, looked_ns, content, (pieces, segments), is_duplicate=known is not None)
 
     def _keep(self, descriptor: int, entry: Entry) -> tuple[Content, Place]:
         """Read the whole file; a small one lies in room that is not claimed yet, a large one in blocks of its own."""

@@ -9,7 +9,8 @@ A virtual cartridge is a folder:
 
 Records are written at once but are durable only after a synchronous mark; a tape file without its line in
 marks.jsonl has no file mark, and after a power cut may be anything. Writing anywhere makes all that lay behind it
-vanish, as on tape. Near the end of the capacity writes fail and succeed in turn, as `st` does at early warning.
+vanish, as on tape. Near the end of the capacity writes fail and succeed in turn, as `st` does at early warning. What
+the host cannot put on its disk is a failure of the drive: it does nothing more until the cartridge is loaded again.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from holdfast import durable
-from holdfast.errors import BusyError, MediaError
+from holdfast.errors import BusyError, CapacityError, MediaError
 from holdfast.tape.drive.protocol import EarlyWarning, EndOfData, EndOfMedium
 
 MARKS_NAME = "marks.jsonl"
@@ -48,11 +51,12 @@ class _TapeFile:
         self.records += 1
 
     def truncate(self, records: int) -> None:
-        kept, self.runs, self.size_bytes, self.records = self.runs, [], 0, 0
+        self.size_bytes = self.offset_of(records)
+        kept, self.runs, self.records, self.marked = self.runs, [], records, False
         for size, count in kept:
-            for _ in range(min(count, records - self.records)):
-                self.append(size)
-        self.marked = False
+            if records > 0:
+                self.runs.append([size, min(count, records)])
+            records -= count
 
     def offset_of(self, record: int) -> int:
         """The byte at which a record begins (the end for one past the last)."""
@@ -84,10 +88,11 @@ def make_cartridge(folder: Path, barcode: str, capacity_bytes: int) -> None:
 
 
 def read_cartridge(folder: Path) -> dict[str, Any]:
-    """`cartridge.json`. Raises `MediaError` when it is missing or damaged."""
+    """`cartridge.json`: `barcode` and `capacity_bytes`. Raises `MediaError` when it is missing or damaged."""
     try:
-        return json.loads((folder / CARTRIDGE_NAME).read_bytes())
-    except (OSError, ValueError) as error:
+        document = json.loads((folder / CARTRIDGE_NAME).read_bytes())
+        return {"barcode": str(document["barcode"]), "capacity_bytes": int(document["capacity_bytes"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise MediaError("not a virtual cartridge", place=str(folder), found=str(error)) from error
 
 
@@ -102,21 +107,31 @@ class VirtualDrive:
         self._serial = serial
         self._folder = folder
         document = read_cartridge(folder)
-        self.barcode = str(document["barcode"])
-        self.capacity_bytes = int(document["capacity_bytes"])
-        self._lock = self._lock_cartridge()
+        self.barcode: str = document["barcode"]
+        self.capacity_bytes: int = document["capacity_bytes"]
         self._journal = durable.Journal(folder / MARKS_NAME)
         self._file = 0
         self._record = 0
-        self._files = self._read_medium()
-        self._base_bytes = 0  # of the tape files before the one that is being written
+        self._files: list[_TapeFile] = []
+        # the block and the byte at which each tape file begins; one more than there are marks
+        self._first_blocks = [0]
+        self._first_bytes = [0]
         self._descriptor = -1
         self._open_number = -1
         self._writing = False
         self._warned = False
+        self._failure: MediaError | CapacityError | None = None
         self._unsynced: set[int] = set()
         self._new_marks: list[dict[str, Any]] = []
-        self._drop_caches()
+        self._lock = self._lock_cartridge()
+        try:
+            self._read_medium()
+            self._marks_on_medium = len(self._files)
+            self._data_end = max((int(path.name) + 1 for path in self._data_files()), default=0)
+            self._drop_caches()
+        except BaseException:
+            self.abandon()
+            raise
 
     # -- identity and life
 
@@ -136,11 +151,14 @@ class VirtualDrive:
         return descriptor
 
     def close(self) -> None:
-        """End a tape file that is being written, put everything on the medium, and let the cartridge go."""
+        """End a tape file that is being written, put everything on the medium, and let the cartridge go.
+
+        After a failure it only lets the cartridge go.
+        """
         try:
-            if self._writing:
+            if self._failure is None and self._writing:
                 self.write_file_mark(synchronous=True)
-            elif self._unsynced or self._new_marks:
+            elif self._failure is None and (self._unsynced or self._new_marks):
                 self._sync()
         finally:
             self.abandon()
@@ -152,15 +170,27 @@ class VirtualDrive:
             os.close(self._lock)
             self._lock = -1
 
-    def _read_medium(self) -> list[_TapeFile]:
-        found: list[_TapeFile] = []
+    def _read_medium(self) -> None:
         for entry in self._journal.entries():
-            runs = [[int(size), int(count)] for size, count in entry["records"]]
-            item = _TapeFile(runs, int(entry["bytes"]), sum(count for _, count in runs), marked=True)
-            if entry["file"] != len(found):
-                raise self._fault("the marks of the cartridge are damaged", f"tape file {len(found)}", str(entry))
-            found.append(item)
-        return found
+            try:
+                runs = [[int(size), int(count)] for size, count in entry["records"]]
+                item = _TapeFile(runs, int(entry["bytes"]), sum(count for _, count in runs), marked=True)
+                sound = entry["file"] == len(self._files) and item.size_bytes == sum(
+                    size * count for size, count in runs
+                )
+            except (KeyError, TypeError, ValueError):
+                sound, item = False, _TapeFile()
+            if not sound or any(size < 1 or count < 1 for size, count in item.runs):
+                raise self._fault("the marks of the cartridge are damaged", f"tape file {len(self._files)}", str(entry))
+            self._files.append(item)
+            self._note_mark(item)
+
+    def _note_mark(self, item: _TapeFile) -> None:
+        self._first_blocks.append(self._first_blocks[-1] + item.records + 1)
+        self._first_bytes.append(self._first_bytes[-1] + item.size_bytes)
+
+    def _data_files(self) -> Iterator[Path]:
+        return (path for path in self._folder.iterdir() if path.name.isdigit())
 
     def _drop_caches(self) -> None:
         for path in self._data_files():
@@ -173,78 +203,114 @@ class VirtualDrive:
     # -- writing
 
     def write_record(self, data: memoryview) -> None:
+        if not data:
+            raise ValueError("a record has at least one byte")
+        self._check_alive()
         if not self._writing:
             self._begin_writing()
         self._check_room(len(data))
-        with durable.disk_full_explained(self._folder):
-            durable.write_all(self._descriptor, data)
-        self._files[self._file].append(len(data))
+        item = self._files[self._file]
+        with self._failing("a record cannot be written"):
+            self._write_at(data, item.size_bytes)
+        item.append(len(data))
         self._record += 1
         self._unsynced.add(self._file)
+
+    def _write_at(self, data: memoryview, offset: int) -> None:
+        while data:
+            count = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[count:], offset + count
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    @contextmanager
+    def _failing(self, message: str) -> Generator[None, None, None]:
+        """What the disk below cannot do is a failure of the drive, for good: after a failed sync nothing is sure."""
+        try:
+            with durable.disk_full_explained(self._folder):
+                yield
+        except CapacityError as error:
+            self._failure = error
+            raise
+        except OSError as error:
+            self._failure = self._fault(message, "a disk that works", error.strerror or str(error))
+            raise self._failure from error
 
     def _begin_writing(self) -> None:
         """Make everything behind this point vanish, and open the tape file that is written now."""
         number = self._file
-        if len(self._files) > number:
-            self._files[number].truncate(self._record)
-        else:
-            self._files.append(_TapeFile())
-        self._forget_behind(number)
-        self._close_data()
-        path = data_path(self._folder, number)
-        with durable.disk_full_explained(self._folder):
+        with self._failing("the tape cannot be written from here"):
+            self._forget_behind(number)
+            if len(self._files) > number:
+                self._files[number].truncate(self._record)
+            else:
+                self._files.append(_TapeFile())
+            self._close_data()
+            path = data_path(self._folder, number)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._open_number = number
             os.ftruncate(self._descriptor, self._files[number].size_bytes)
-            os.lseek(self._descriptor, 0, os.SEEK_END)
-        self._base_bytes = sum(item.size_bytes for item in self._files[:number])
+        self._data_end = number + 1
         self._writing = True
 
     def _forget_behind(self, number: int) -> None:
+        """Nothing behind the begin of a tape file has a mark any more. Marks go first: they vouch for the data."""
         self._new_marks = [mark for mark in self._new_marks if mark["file"] < number]
-        entries = [entry for entry in self._journal.entries() if entry["file"] < number]
-        if len(entries) < sum(1 for _ in self._journal.entries()):
-            text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
-            durable.replace_file(self._journal.path, text.encode())
+        if self._marks_on_medium > number:
+            lines = [self._mark_line(known) for known in range(number)]
+            durable.replace_file(self._journal.path, "".join(lines).encode())
+            self._marks_on_medium = number
         del self._files[number + 1 :]
+        del self._first_blocks[number + 1 :]
+        del self._first_bytes[number + 1 :]
         self._unsynced = {item for item in self._unsynced if item < number}
-        for path in self._data_files():
-            if int(path.name) > number:
-                path.unlink()
+        for behind in range(number + 1, self._data_end):
+            data_path(self._folder, behind).unlink(missing_ok=True)
 
-    def _data_files(self) -> Iterator[Path]:
-        return (path for path in self._folder.iterdir() if path.name.isdigit())
+    def _mark_line(self, number: int) -> str:
+        return json.dumps(self._mark_entry(number), separators=(",", ":")) + "\n"
+
+    def _mark_entry(self, number: int) -> dict[str, Any]:
+        item = self._files[number]
+        return {"file": number, "bytes": item.size_bytes, "records": item.runs}
 
     def _check_room(self, record_bytes: int) -> None:
-        used = self._base_bytes + self._files[self._file].size_bytes + record_bytes
+        used = self._first_bytes[self._file] + self._files[self._file].size_bytes + record_bytes
         if used > self.capacity_bytes:
             raise EndOfMedium("the cartridge is full", place=f"{self.barcode} tape file {self._file}")
-        if used > self.capacity_bytes - early_warning_bytes(self.capacity_bytes):
+        if used <= self.capacity_bytes - early_warning_bytes(self.capacity_bytes):
+            self._warned = False
+        else:
             self._warned = not self._warned
             if self._warned:
                 raise EarlyWarning(self.barcode)
 
     def write_file_mark(self, *, synchronous: bool) -> None:
+        self._check_alive()
         if not self._writing:
             self._begin_writing()
         item = self._files[self._file]
         item.marked = True
         self._unsynced.add(self._file)
-        self._new_marks.append({"file": self._file, "bytes": item.size_bytes, "records": item.runs})
+        self._new_marks.append(self._mark_entry(self._file))
+        self._note_mark(item)
         self._writing = False
         self._file, self._record = self._file + 1, 0
         if synchronous:
             self._sync()
 
     def _sync(self) -> None:
-        with durable.disk_full_explained(self._folder):
+        with self._failing("what was written cannot be put on the medium"):
             for number in sorted(self._unsynced):
                 self._sync_data(number)
             if self._unsynced:
                 durable.sync_folder(self._folder)
+            # the marks are written last: a line in marks.jsonl says that the tape file before it is on the medium
+            self._journal.append(*self._new_marks)
         self._unsynced.clear()
-        # the mark is written last: a line in marks.jsonl says that the tape file before it is on the medium
-        self._journal.append(*self._new_marks)
+        self._marks_on_medium += len(self._new_marks)
         self._new_marks.clear()
 
     def _sync_data(self, number: int) -> None:
@@ -270,7 +336,10 @@ class VirtualDrive:
         if size > len(buffer):
             raise self._fault("a record is longer than the buffer", f"at most {len(buffer)} bytes", f"{size} bytes")
         self._open_data(self._file)
-        got = os.preadv(self._descriptor, [buffer[:size]], item.offset_of(self._record))
+        try:
+            got = os.preadv(self._descriptor, [buffer[:size]], item.offset_of(self._record))
+        except OSError as error:
+            raise self._fault("a record cannot be read", f"{size} bytes", error.strerror or str(error)) from error
         if got != size:
             raise self._fault("a record cannot be read whole", f"{size} bytes", f"{got} bytes")
         self._record += 1
@@ -304,15 +373,17 @@ class VirtualDrive:
 
     def _close_data(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor, self._open_number = -1, -1
+            descriptor, self._descriptor, self._open_number = self._descriptor, -1, -1
+            os.close(descriptor)
 
     # -- moving
 
     def _end_writing(self) -> None:
         """As `st` does: going elsewhere after a write ends the tape file first."""
+        self._check_alive()
         if self._writing:
             self.write_file_mark(synchronous=False)
+        self._warned = False
 
     def rewind(self) -> None:
         self._end_writing()
@@ -320,28 +391,31 @@ class VirtualDrive:
 
     def locate(self, block: int) -> None:
         self._end_writing()
-        left = block
-        for number, item in enumerate(self._files):
-            if left <= item.records:
-                self._file, self._record = number, left
-                return
-            left -= item.records + 1
-        if left != 0 or (self._files and not self._files[-1].marked):
-            raise self._fault("the tape ends before the block", f"block {block}", f"end of data {left} blocks before")
-        self._file, self._record = len(self._files), 0
+        number = bisect_right(self._first_blocks, block) - 1
+        record = block - self._first_blocks[number]
+        if record > (self._files[number].records if number < len(self._files) else 0):
+            self._file, self._record = self._end_of_data()
+            raise self._fault("the tape ends before the block", f"block {block}", f"end of data at block {self.tell()}")
+        self._file, self._record = number, record
+
+    def _end_of_data(self) -> tuple[int, int]:
+        if self._files and not self._files[-1].marked:
+            return len(self._files) - 1, self._files[-1].records
+        return len(self._files), 0
 
     def space_file_marks(self, count: int) -> None:
         self._end_writing()
         for _ in range(count):
             if self._file >= len(self._files) or not self._files[self._file].marked:
+                self._file, self._record = self._end_of_data()
                 raise EndOfData(self.barcode)
             self._file, self._record = self._file + 1, 0
 
     def tell(self) -> int:
-        return sum(item.records + 1 for item in self._files[: self._file]) + self._record
+        return self._first_blocks[self._file] + self._record
 
     def used_bytes(self) -> int:
-        before = sum(item.size_bytes for item in self._files[: self._file])
+        before = self._first_bytes[self._file]
         return before + (self._files[self._file].offset_of(self._record) if self._file < len(self._files) else 0)
 
 
