@@ -399,6 +399,7 @@ def record_read_contents(connection: Connection, read: Mapping[uuid.UUID, Conten
             .where(
                 version.c.uuid == bindparam("which"),
                 version.c.content_id.is_(None),
+                version.c.void.is_(False),
                 version.c.size_bytes == bindparam("size"),  # or it is not this version that was read
             )
             .values(content_id=bindparam("row")),

@@ -10,15 +10,16 @@ domains, and no virtual cartridge unless the vault's owner has said that those c
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Select, Subquery, and_, exists, func, insert, or_, select, update
+from sqlalchemy import Connection, Select, Subquery, and_, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
-from holdfast.catalog.files import IN_LIMIT, VERSION_COLUMNS, version_from
+from holdfast.catalog.bulk import execute_many
+from holdfast.catalog.files import IN_LIMIT, VERSION_COLUMNS, insert_new, version_from
 from holdfast.catalog.schema import (
     cartridge,
     content,
@@ -31,6 +32,7 @@ from holdfast.catalog.schema import (
     tape_object,
     version,
 )
+from holdfast.errors import IntegrityError
 from holdfast.values import Content, FileVersion
 
 
@@ -59,40 +61,37 @@ class Evidence:
 
 
 def record_evidence(connection: Connection, new: Iterable[Evidence]) -> None:
-    """Record readings; one that is known by its uuid is passed over."""
+    """Record readings of cartridges that are recorded; one that is known by its uuid is passed over."""
     items = iter(new)
     while part := list(islice(items, IN_LIMIT)):
-        query = select(evidence.c.uuid).where(evidence.c.uuid.in_([item.id.bytes for item in part]))
-        known = set(connection.scalars(query))
-        _insert_evidence(connection, [item for item in part if item.id.bytes not in known])
+        barcodes = {item.barcode for item in part}
+        query = select(cartridge.c.barcode, cartridge.c.id).where(cartridge.c.barcode.in_(barcodes))
+        cartridges = {row.barcode: row.id for row in connection.execute(query)}
+        if unknown := barcodes - cartridges.keys():
+            raise IntegrityError("evidence of a cartridge that the catalog does not know", place=min(unknown))
+        ids = {item.object_id.bytes for item in part if item.object_id is not None}
+        query = select(tape_object.c.uuid, tape_object.c.id).where(tape_object.c.uuid.in_(ids))
+        objects = {uuid.UUID(bytes=row.uuid): row.id for row in connection.execute(query)}
+        execute_many(connection, insert_new(evidence), [_evidence_row(item, cartridges, objects) for item in part])
 
 
-def _insert_evidence(connection: Connection, new: list[Evidence]) -> None:
-    for item in {item.id: item for item in new}.values():
-        cartridge_row = connection.execute(
-            select(cartridge.c.id).where(cartridge.c.barcode == item.barcode)
-        ).scalar_one()
-        object_row = None
-        if item.object_id is not None:
-            object_row = connection.scalar(select(tape_object.c.id).where(tape_object.c.uuid == item.object_id.bytes))
-        connection.execute(
-            insert(evidence).values(
-                uuid=item.id.bytes,
-                cartridge_id=cartridge_row,
-                tape_file=item.tape_file,
-                object_id=object_row,
-                drive=item.drive,
-                begun_ns=item.begun_ns,
-                ended_ns=item.ended_ns,
-                size_bytes=item.size_bytes,
-                members=item.members,
-                expected=item.expected,
-                found=item.found,
-                matched=item.matched,
-                reloaded=item.reloaded,
-                problem=item.problem,
-            )
-        )
+def _evidence_row(item: Evidence, cartridges: Mapping[str, int], objects: Mapping[uuid.UUID, int]) -> dict[str, Any]:
+    return {
+        "uuid": item.id.bytes,
+        "cartridge_id": cartridges[item.barcode],
+        "tape_file": item.tape_file,
+        "object_id": None if item.object_id is None else objects.get(item.object_id),
+        "drive": item.drive,
+        "begun_ns": item.begun_ns,
+        "ended_ns": item.ended_ns,
+        "size_bytes": item.size_bytes,
+        "members": item.members,
+        "expected": item.expected,
+        "found": item.found,
+        "matched": item.matched,
+        "reloaded": item.reloaded,
+        "problem": item.problem,
+    }
 
 
 def _select_evidence() -> Select[Any]:
