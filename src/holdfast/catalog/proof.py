@@ -24,7 +24,6 @@ from holdfast.catalog.schema import (
     cartridge,
     content,
     evidence,
-    listing,
     member,
     session,
     source,
@@ -32,6 +31,7 @@ from holdfast.catalog.schema import (
     tape_object,
     version,
 )
+from holdfast.catalog.tapes import is_listed
 from holdfast.errors import IntegrityError
 from holdfast.values import Content, FileVersion
 
@@ -199,9 +199,8 @@ def _version_is_proven() -> Any:
     """On tape by its own name in a proven object; or its bytes are, and a session's catalog names it."""
     proven = select(_proven_objects().c.object_id)
     own = exists().where(member.c.version_id == version.c.id, member.c.void.is_(False), member.c.object_id.in_(proven))
-    named = exists().where(listing.c.version_id == version.c.id)
     bytes_held = exists().where(member.c.content_id == version.c.content_id, member.c.object_id.in_(proven))
-    return or_(own, and_(named, bytes_held))
+    return or_(own, and_(is_listed(), bytes_held))
 
 
 def unproven_versions(connection: Connection, source_names: Iterable[str], limit: int) -> list[FileVersion]:

@@ -192,7 +192,7 @@ listing = Table(
     metadata,
     # versions that a session's catalog names without data of their own: only mode or times of a file changed
     refers("version_id", "version.id", primary_key=True),
-    refers("session_id", "session.id"),
+    refers("session_id", "session.id", primary_key=True),
 )
 
 tape_file = Table(

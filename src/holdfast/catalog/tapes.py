@@ -288,8 +288,10 @@ def _has_member() -> Any:
     )
 
 
-def _is_listed() -> Any:
-    return exists().where(listing.c.version_id == version.c.id)
+def is_listed() -> Any:
+    """A session's catalog on a pair that is not fenced names the version."""
+    good = select(session.c.id).join(pair, pair.c.id == session.c.pair_id).where(pair.c.state != "fenced")
+    return exists().where(listing.c.version_id == version.c.id, listing.c.session_id.in_(good))
 
 
 def _same_bytes_under_same_name() -> Any:
@@ -308,7 +310,7 @@ def _same_bytes_under_same_name() -> Any:
 def _unwritten() -> Any:
     """Versions that no tape names yet and whose bytes can still be had."""
     readable = version.c.content_id.is_not(None) | version.c.ended_ns.is_(None)
-    return and_(version.c.void.is_(False), ~_has_member(), ~_is_listed(), readable)
+    return and_(version.c.void.is_(False), ~_has_member(), ~is_listed(), readable)
 
 
 def _only_named() -> Any:
