@@ -24,7 +24,12 @@ TRIES = 3
 
 
 class Recorder(Protocol):
-    """Where versions go."""
+    """Where versions go.
+
+    `knows_contents`: a version has its content when it is recorded; otherwise only after it was dumped.
+    """
+
+    knows_contents: bool
 
     def read(self, source: Source, entry: Entry, kept: Kept) -> ReadFile:
         """The content of a file as it is now; raises `SourceError` when it cannot be read or holds not still."""
@@ -192,6 +197,8 @@ class TreeKeeper:
         version = known.version
         if version.attributes != steady.attributes_of(file.entry.stat) or version.size_bytes != file.entry.stat.st_size:
             return False
+        if version.content is None and not self._recorder.knows_contents:
+            return True  # noted and not dumped yet: no bytes were promised, whatever another name of it gave
         return file.content is None or version.content == file.content
 
     def _read(self, entry: Entry) -> tuple[ReadFile, uuid.UUID | None]:
@@ -204,20 +211,22 @@ class TreeKeeper:
 
     def _record(self, file: ReadFile, known: PresentVersion | None, first: uuid.UUID | None) -> None:
         status = file.entry.stat
+        # a further name of a file is seen now, however long ago its bytes were read
+        seen_ns = file.looked_ns if first is None else steady.now_ns()
         version = FileVersion(
-            id=files.new_version_id(file.looked_ns),
+            id=files.new_version_id(seen_ns),
             source=self._source.name,
             path=file.entry.path,
             kind=file.entry.kind,
             size_bytes=status.st_size if file.entry.kind is Kind.FILE else 0,
             attributes=steady.attributes_of(status),
-            seen_ns=file.looked_ns,
+            seen_ns=seen_ns,
             content=file.content,
             link_target=file.entry.link_target,
             hard_link_of=first,
         )
         if known is not None:
-            self._recorder.end(VersionEnd(known.version.id, file.looked_ns))
+            self._recorder.end(VersionEnd(known.version.id, seen_ns))
         self._recorder.add(self._source, version, file)
         if file.is_duplicate:
             self.kept.duplicate_files += 1

@@ -25,6 +25,8 @@ READ_BYTES = 1024 * 1024
 class NotingRecorder:
     """Records versions without reading them, except where only reading can tell whether one changed."""
 
+    knows_contents = False
+
     def __init__(self, catalog: Catalog, progress: Callable[[int], None]) -> None:
         self._catalog = catalog
         self._progress = progress

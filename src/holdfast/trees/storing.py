@@ -25,6 +25,8 @@ Place = tuple[Pieces, tuple[Segment, ...]]
 class StoringRecorder:
     """See the module. Versions become durable with the writer's groups."""
 
+    knows_contents = True
+
     def __init__(self, catalog: Catalog, writer: StoreWriter, progress: Callable[[int], None]) -> None:
         self._catalog = catalog
         self._writer = writer
