@@ -82,6 +82,7 @@ def written_bytes(planned: ObjectPlan, record_bytes: int) -> int:
     return -(-length // record_bytes) * record_bytes
 
 
+@settings(max_examples=40)
 @given(some_versions(), st.integers(0, 2**20), st.sampled_from([512, 4096, 262144]))
 def test_an_object_takes_exactly_the_room_that_was_predicted(
     versions: list[FileVersion], object_bytes: int, record_bytes: int
@@ -90,6 +91,7 @@ def test_an_object_takes_exactly_the_room_that_was_predicted(
         assert planned.total_bytes(record_bytes) == written_bytes(planned, record_bytes)
 
 
+@settings(max_examples=40)
 @given(some_versions(), st.integers(0, 20_000))
 def test_no_version_is_lost_doubled_or_moved(versions: list[FileVersion], object_bytes: int) -> None:
     planned = list(plan_objects(versions, object_bytes))
@@ -97,6 +99,7 @@ def test_no_version_is_lost_doubled_or_moved(versions: list[FileVersion], object
     assert all(item.members for item in planned)
 
 
+@settings(max_examples=40)
 @given(some_versions(small_sizes), st.integers(0, 20_000))
 def test_hard_links_point_only_backwards_inside_one_object(versions: list[FileVersion], object_bytes: int) -> None:
     for planned in plan_objects(versions, object_bytes):
@@ -114,6 +117,7 @@ def test_hard_links_point_only_backwards_inside_one_object(versions: list[FileVe
                 assert member.header.size_bytes == version.size_bytes
 
 
+@settings(max_examples=40)
 @given(some_versions(small_sizes))
 def test_no_two_members_of_an_object_stand_in_each_others_way(versions: list[FileVersion]) -> None:
     for planned in plan_objects(versions, 2**40):
@@ -125,6 +129,7 @@ def test_no_two_members_of_an_object_stand_in_each_others_way(versions: list[Fil
                 assert not any(other.startswith(path + b"/") for other in paths)
 
 
+@settings(max_examples=40)
 @given(some_versions(small_sizes), st.integers(1024, 20_000))
 def test_an_object_is_larger_than_asked_for_only_by_its_last_headers(
     versions: list[FileVersion], object_bytes: int

@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 
 from holdfast import durable
-from holdfast.errors import BusyError, MediaError, OperatorNeeded
+from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape.changer.protocol import Inventory
 from holdfast.tape.drive.virtual import CARTRIDGE_NAME, VirtualDrive, make_cartridge, read_cartridge
 
@@ -37,7 +37,11 @@ class VirtualChanger:
         self._open: dict[str, VirtualDrive] = {}
         durable.make_folder(folder / "cartridges")
         self._lock = self._lock_library()
-        self._loaded = self._read_moves()
+        try:
+            self._loaded = self._read_moves()
+        except BaseException:
+            self.close()
+            raise
 
     def _lock_library(self) -> int:
         descriptor = os.open(self._folder / "library.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -55,9 +59,18 @@ class VirtualChanger:
     def _read_moves(self) -> dict[str, str | None]:
         path = self._folder / "library.json"
         loaded: dict[str, str | None] = dict.fromkeys(DRIVES)
-        if path.exists():
-            loaded |= json.loads(path.read_bytes())["drives"]
-        return loaded
+        if not path.exists():
+            return loaded
+        try:
+            drives = json.loads(path.read_bytes())["drives"]
+            return loaded | {str(drive): None if name is None else str(name) for drive, name in drives.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise MediaError(
+                "the virtual library does not know where its cartridges are",
+                place=str(path),
+                found=str(error),
+                hint=f"remove {path}: all cartridges are then in their slots",
+            ) from error
 
     def _write_moves(self) -> None:
         document = {"holdfast_library": 1, "drives": self._loaded}
@@ -74,10 +87,36 @@ class VirtualChanger:
         return sorted(path.name for path in (self._folder / "cartridges").iterdir() if path.is_dir())
 
     def load(self, barcode: str, drive: str) -> VirtualDrive:
+        self._check_move(barcode, drive)
+        opened = VirtualDrive(drive, self.cartridge_folder(barcode))
+        try:
+            if opened.barcode != barcode:
+                raise MediaError(
+                    "the cartridge is not the one that its slot promises",
+                    place=str(self.cartridge_folder(barcode)),
+                    expected=barcode,
+                    found=opened.barcode,
+                    hint="give the folder the name of its cartridge again",
+                )
+            self._loaded[drive] = barcode
+            self._write_moves()
+        except BaseException:
+            self._loaded[drive] = None
+            opened.abandon()
+            raise
+        self._open[drive] = opened
+        return opened
+
+    def _check_move(self, barcode: str, drive: str) -> None:
+        if drive not in self._loaded:
+            raise UsageError("no such drive", expected=", ".join(self._loaded), found=drive)
         if self._loaded[drive] is not None:
             raise MediaError(
                 "the drive holds a cartridge already", place=drive, found=str(self._loaded[drive]), hint="unload it"
             )
+        for other, loaded in self._loaded.items():
+            if loaded == barcode:
+                raise MediaError("the cartridge is in another drive", place=other, found=barcode, hint="unload it")
         if barcode not in self.inventory().slots:
             raise OperatorNeeded(
                 "the cartridge is not in the library",
@@ -85,13 +124,10 @@ class VirtualChanger:
                 expected=barcode,
                 hint=f"put {barcode} into a slot, then run the same command again",
             )
-        opened = VirtualDrive(drive, self.cartridge_folder(barcode))
-        self._loaded[drive] = barcode
-        self._open[drive] = opened
-        self._write_moves()
-        return opened
 
     def unload(self, drive: str) -> None:
+        if drive not in self._loaded:
+            raise UsageError("no such drive", expected=", ".join(self._loaded), found=drive)
         opened = self._open.pop(drive, None)
         if opened is not None:
             opened.close()
@@ -100,15 +136,26 @@ class VirtualChanger:
             self._write_moves()
 
     def scratch(self, count: int, known: set[str]) -> tuple[str, ...]:
-        pattern = re.compile(re.escape(self._prefix) + r"(\d{4})" + re.escape(self._media))
-        numbers = {int(found[1]): name for name in self._barcodes() if (found := pattern.fullmatch(name))}
-        blank = [name for name in numbers.values() if name not in known and self._is_blank(name)]
-        first = max(numbers, default=0) + 1
-        made = [f"{self._prefix}{number:04d}{self._media}" for number in range(first, first + count - len(blank))]
-        barcodes = (*blank, *made)[:count]
+        present = self._barcodes()
+        loaded = set(self._loaded.values())
+        pattern = re.compile(re.escape(self._prefix) + r"([0-9]{4})" + re.escape(self._media))
+        free = [name for name in present if pattern.fullmatch(name) and name not in known and name not in loaded]
+        barcodes = [name for name in free if self._is_blank(name)][:count]
+        # a number is used once: not again for a cartridge that was taken out of the library
+        taken = [found for name in {*present, *known} if (found := pattern.fullmatch(name))]
+        first = max((int(found[1]) for found in taken), default=0) + 1
+        barcodes += [
+            f"{self._prefix}{number:04d}{self._media}" for number in range(first, first + count - len(barcodes))
+        ]
+        if not all(pattern.fullmatch(name) for name in barcodes):
+            raise OperatorNeeded(
+                "the library has no blank cartridges, and no number left for another one",
+                place=str(self._folder),
+                hint="choose another barcode_prefix in the vault's settings",
+            )
         for barcode in barcodes:
             make_cartridge(self.cartridge_folder(barcode), barcode, self._cartridge_bytes)
-        return barcodes
+        return tuple(barcodes)
 
     def _is_blank(self, barcode: str) -> bool:
         """Nothing but what `make_cartridge` leaves, whole or interrupted."""
@@ -122,4 +169,6 @@ class VirtualChanger:
         for opened in self._open.values():
             opened.abandon()
         self._open.clear()
-        os.close(self._lock)
+        if self._lock >= 0:
+            lock, self._lock = self._lock, -1
+            os.close(lock)

@@ -165,10 +165,11 @@ class VirtualDrive:
 
     def abandon(self) -> None:
         """Let the cartridge go without writing anything: for a drive that failed."""
+        self._failure = self._failure or self._fault("the drive is empty", "a loaded cartridge", "it was unloaded")
         self._close_data()
         if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+            lock, self._lock = self._lock, -1
+            os.close(lock)
 
     def _read_medium(self) -> None:
         for entry in self._journal.entries():
@@ -190,11 +191,14 @@ class VirtualDrive:
         self._first_bytes.append(self._first_bytes[-1] + item.size_bytes)
 
     def _data_files(self) -> Iterator[Path]:
-        return (path for path in self._folder.iterdir() if path.name.isdigit())
+        return (path for path in self._folder.iterdir() if path.name.isascii() and path.name.isdigit())
 
     def _drop_caches(self) -> None:
         for path in self._data_files():
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                continue  # whoever reads it will be told
             try:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
@@ -257,17 +261,20 @@ class VirtualDrive:
 
     def _forget_behind(self, number: int) -> None:
         """Nothing behind the begin of a tape file has a mark any more. Marks go first: they vouch for the data."""
-        self._new_marks = [mark for mark in self._new_marks if mark["file"] < number]
+        while self._new_marks and self._new_marks[-1]["file"] >= number:
+            self._new_marks.pop()
         if self._marks_on_medium > number:
             lines = [self._mark_line(known) for known in range(number)]
             durable.replace_file(self._journal.path, "".join(lines).encode())
             self._marks_on_medium = number
+        self._unsynced.difference_update(range(number, len(self._files)))
         del self._files[number + 1 :]
         del self._first_blocks[number + 1 :]
         del self._first_bytes[number + 1 :]
-        self._unsynced = {item for item in self._unsynced if item < number}
-        for behind in range(number + 1, self._data_end):
-            data_path(self._folder, behind).unlink(missing_ok=True)
+        if self._data_end > number + 1:
+            for path in list(self._data_files()):
+                if int(path.name) > number:
+                    path.unlink(missing_ok=True)
 
     def _mark_line(self, number: int) -> str:
         return json.dumps(self._mark_entry(number), separators=(",", ":")) + "\n"
@@ -390,6 +397,8 @@ class VirtualDrive:
         self._file, self._record = 0, 0
 
     def locate(self, block: int) -> None:
+        if block < 0:
+            raise ValueError(f"no block has the number {block}")
         self._end_writing()
         number = bisect_right(self._first_blocks, block) - 1
         record = block - self._first_blocks[number]

@@ -1,0 +1,167 @@
+"""What every changer must do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import pytest
+
+from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
+from holdfast.tape.changer import Changer
+from holdfast.testing.conformance.drive import MARK, read_on, write
+
+
+class ChangerConformance:
+    """The suite. Subclasses give the fixture `open_changer`: it opens the library anew, with at least two blank
+    cartridges in slots (or the means to make them) and two drives. Whoever opened it closes it, and may be gone
+    without having done so: then the next one must get it all the same.
+    """
+
+    @pytest.fixture
+    def open_changer(self) -> Callable[[], Changer]:
+        raise NotImplementedError("a subclass gives its library")
+
+    @pytest.fixture
+    def changer(self, open_changer: Callable[[], Changer]) -> Generator[Changer, None, None]:
+        changer = open_changer()
+        yield changer
+        changer.close()
+
+    @pytest.fixture
+    def drives(self, changer: Changer) -> tuple[str, str]:
+        first, second, *_ = sorted(changer.inventory().drives)
+        return first, second
+
+    @pytest.fixture
+    def barcodes(self, changer: Changer) -> tuple[str, str]:
+        first, second = changer.scratch(2, set())
+        return first, second
+
+    def test_the_drives_are_empty_at_first(self, changer: Changer) -> None:
+        drives = changer.inventory().drives
+        assert len(drives) >= 2
+        assert set(drives.values()) == {None}
+
+    def test_scratch_cartridges_lie_in_slots(self, changer: Changer) -> None:
+        barcodes = changer.scratch(2, set())
+        assert len(set(barcodes)) == 2
+        assert set(barcodes) <= set(changer.inventory().slots)
+        assert all(changer.capacity_bytes(barcode) > 0 for barcode in barcodes)
+
+    def test_a_cartridge_moves_into_a_drive_and_back(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
+    ) -> None:
+        drive = changer.load(barcodes[0], drives[0])
+        assert drive.serial == drives[0]
+        assert drive.tell() == 0
+        inventory = changer.inventory()
+        assert inventory.drives[drives[0]] == barcodes[0]
+        assert inventory.drives[drives[1]] is None
+        assert barcodes[0] not in inventory.slots
+        assert barcodes[1] in inventory.slots
+        changer.unload(drives[0])
+        assert changer.inventory().drives[drives[0]] is None
+        assert barcodes[0] in changer.inventory().slots
+
+    def test_what_is_written_in_one_drive_is_read_in_the_other(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
+    ) -> None:
+        for barcode, serial in zip(barcodes, drives, strict=True):
+            write(changer.load(barcode, serial), [barcode.encode(), MARK])
+        for serial in drives:
+            changer.unload(serial)
+        for barcode, serial in zip(barcodes, reversed(drives), strict=True):
+            assert read_on(changer.load(barcode, serial), 512) == [barcode.encode(), MARK]
+
+    def test_unloading_puts_all_on_the_medium(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
+    ) -> None:
+        drive = changer.load(barcodes[0], drives[0])
+        drive.write_record(memoryview(b"no mark yet"))
+        changer.unload(drives[0])
+        assert read_on(changer.load(barcodes[0], drives[1]), 512) == [b"no mark yet", MARK]
+
+    def test_unloading_an_empty_drive_does_nothing(self, changer: Changer, drives: tuple[str, str]) -> None:
+        before = changer.inventory()
+        changer.unload(drives[0])
+        assert changer.inventory() == before
+
+    def test_a_full_drive_takes_no_second_cartridge(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
+    ) -> None:
+        changer.load(barcodes[0], drives[0])
+        with pytest.raises(MediaError) as caught:
+            changer.load(barcodes[1], drives[0])
+        assert caught.value.found == barcodes[0]
+        assert changer.inventory().drives[drives[0]] == barcodes[0]
+
+    def test_a_cartridge_is_not_in_two_drives(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
+    ) -> None:
+        changer.load(barcodes[0], drives[0])
+        with pytest.raises(MediaError) as caught:
+            changer.load(barcodes[0], drives[1])
+        assert caught.value.place == drives[0]
+        assert changer.inventory().drives[drives[1]] is None
+
+    def test_a_missing_cartridge_needs_an_operator(self, changer: Changer, drives: tuple[str, str]) -> None:
+        with pytest.raises(OperatorNeeded) as caught:
+            changer.load("NOSUCHL8", drives[0])
+        assert caught.value.expected == "NOSUCHL8"
+        assert caught.value.hint is not None
+        assert "NOSUCHL8" in caught.value.hint
+        assert changer.inventory().drives[drives[0]] is None
+
+    def test_a_drive_that_is_not_there(self, changer: Changer, barcodes: tuple[str, str]) -> None:
+        with pytest.raises(UsageError):
+            changer.load(barcodes[0], "NO-SUCH-DRIVE")
+        with pytest.raises(UsageError):
+            changer.unload("NO-SUCH-DRIVE")
+        assert barcodes[0] in changer.inventory().slots
+
+    def test_blank_cartridges_are_offered_again_until_they_are_known(self, changer: Changer) -> None:
+        first = changer.scratch(2, set())
+        assert changer.scratch(2, set()) == first
+        second = changer.scratch(2, set(first))
+        assert not set(first) & set(second)
+
+    def test_law_5_a_written_cartridge_is_no_scratch(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
+    ) -> None:
+        write(changer.load(barcodes[0], drives[0]), [b"data", MARK])
+        changer.unload(drives[0])
+        assert barcodes[0] not in changer.scratch(2, set())
+        assert read_on(changer.load(barcodes[0], drives[0]), 512) == [b"data", MARK]
+
+    def test_a_loaded_cartridge_is_no_scratch(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
+    ) -> None:
+        changer.load(barcodes[0], drives[0])
+        assert barcodes[0] not in changer.scratch(2, set())
+
+    def test_law_10_a_library_has_one_owner(self, changer: Changer, open_changer: Callable[[], Changer]) -> None:
+        with pytest.raises(BusyError):
+            open_changer()
+        changer.close()
+        open_changer().close()
+
+    def test_what_the_last_owner_left_in_a_drive_is_found_there(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str], open_changer: Callable[[], Changer]
+    ) -> None:
+        drive = changer.load(barcodes[0], drives[0])
+        write(drive, [b"committed", MARK], synchronous=True)
+        drive.write_record(memoryview(b"not committed"))
+        changer.close()
+        following = open_changer()
+        try:
+            assert following.inventory().drives[drives[0]] == barcodes[0]
+            following.unload(drives[0])
+            assert barcodes[0] in following.inventory().slots
+            assert read_on(following.load(barcodes[0], drives[1]), 512)[:2] == [b"committed", MARK]
+        finally:
+            following.close()
+
+    def test_closing_twice_does_no_harm(self, open_changer: Callable[[], Changer]) -> None:
+        changer = open_changer()
+        changer.close()
+        changer.close()
