@@ -31,7 +31,7 @@ from holdfast.catalog.schema import (
     tape_object,
     version,
 )
-from holdfast.catalog.tapes import is_listed
+from holdfast.catalog.tapes import is_listed, same_bytes_under_same_name
 from holdfast.errors import IntegrityError
 from holdfast.values import Content, FileVersion
 
@@ -199,8 +199,7 @@ def _version_is_proven() -> Any:
     """On tape by its own name in a proven object; or its bytes are, and a session's catalog names it."""
     proven = select(_proven_objects().c.object_id)
     own = exists().where(member.c.version_id == version.c.id, member.c.void.is_(False), member.c.object_id.in_(proven))
-    bytes_held = exists().where(member.c.content_id == version.c.content_id, member.c.object_id.in_(proven))
-    return or_(own, and_(is_listed(), bytes_held))
+    return or_(own, and_(is_listed(), same_bytes_under_same_name(proven)))
 
 
 def unproven_versions(connection: Connection, source_names: Iterable[str], limit: int) -> list[FileVersion]:

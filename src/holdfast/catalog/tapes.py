@@ -276,15 +276,14 @@ _older = aliased(version, name="older")
 _older_member = aliased(member, name="older_member")
 
 
-def _on_good_pair(object_id: Any) -> Any:
-    """What lies on a fenced pair counts as not written: it is written again, on another pair."""
-    good = select(tape_object.c.id).join(pair, pair.c.id == tape_object.c.pair_id).where(pair.c.state != "fenced")
-    return object_id.in_(good)
+def _on_good_pairs() -> Any:
+    """Objects on pairs that are not fenced: what lies on others is written again, on another pair."""
+    return select(tape_object.c.id).join(pair, pair.c.id == tape_object.c.pair_id).where(pair.c.state != "fenced")
 
 
 def _has_member() -> Any:
     return exists().where(
-        member.c.version_id == version.c.id, member.c.void.is_(False), _on_good_pair(member.c.object_id)
+        member.c.version_id == version.c.id, member.c.void.is_(False), member.c.object_id.in_(_on_good_pairs())
     )
 
 
@@ -294,16 +293,17 @@ def is_listed() -> Any:
     return exists().where(listing.c.version_id == version.c.id, listing.c.session_id.in_(good))
 
 
-def _same_bytes_under_same_name() -> Any:
-    """The path has these very bytes on tape already, so plain tar gives them by this name."""
+def same_bytes_under_same_name(objects: Any) -> Any:
+    """One of the `objects` holds these very bytes for this path, so plain tar gives them by this name."""
     return exists().where(
         _older.c.source_id == version.c.source_id,
         _older.c.folder_digest == version.c.folder_digest,
         _older.c.path_digest == version.c.path_digest,
         _older_member.c.version_id == _older.c.id,
-        _older_member.c.content_id == version.c.content_id,
+        # the sum keeps SQLite from going through all who have this content: there may be a hundred thousand
+        _older_member.c.content_id + 0 == version.c.content_id,
         _older_member.c.void.is_(False),
-        _on_good_pair(_older_member.c.object_id),
+        _older_member.c.object_id.in_(objects),
     )
 
 
@@ -314,7 +314,9 @@ def _unwritten() -> Any:
 
 
 def _only_named() -> Any:
-    return and_(version.c.content_id.is_not(None), version.c.size_bytes > 0, _same_bytes_under_same_name())
+    return and_(
+        version.c.content_id.is_not(None), version.c.size_bytes > 0, same_bytes_under_same_name(_on_good_pairs())
+    )
 
 
 def unwritten_versions(connection: Connection) -> Iterator[PresentVersion]:
@@ -366,23 +368,31 @@ class TapePlace:
     object_id: uuid.UUID
 
 
-def tape_places(connection: Connection, wanted: Content) -> list[TapePlace]:
-    """Every committed copy of a content, those on cartridges that are not fenced first, newest last."""
+def tape_places(connection: Connection, wanted: Content, *, limit: int | None = None) -> list[TapePlace]:
+    """Every committed copy of a content, those on cartridges that are not fenced first, newest last.
+
+    With a `limit`, only the copies of so many of its files: a content may be that of a hundred thousand.
+    """
+    held = (
+        select(member.c.object_id, member.c.data_offset, member.c.number)
+        .join(content, content.c.id == member.c.content_id)
+        .where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes, member.c.void.is_(False))
+        .limit(limit)
+        .subquery("held")
+    )
     rows = connection.execute(
         select(
             cartridge.c.barcode,
             tape_file.c.number,
             tape_file.c.first_block,
-            member.c.data_offset,
+            held.c.data_offset,
             tape_object.c.uuid,
         )
-        .join(content, content.c.id == member.c.content_id)
-        .join(tape_object, tape_object.c.id == member.c.object_id)
+        .select_from(held)
+        .join(tape_object, tape_object.c.id == held.c.object_id)
         .join(tape_file, tape_file.c.object_id == tape_object.c.id)
         .join(cartridge, cartridge.c.id == tape_file.c.cartridge_id)
-        .where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes, member.c.void.is_(False))
-        .select_from(member)
-        .order_by(cartridge.c.fenced.is_not(None), cartridge.c.id, tape_file.c.number, member.c.number)
+        .order_by(cartridge.c.fenced.is_not(None), cartridge.c.id, tape_file.c.number, held.c.number)
     )
     return [TapePlace(r.barcode, r.number, r.first_block, r.data_offset, uuid.UUID(bytes=r.uuid)) for r in rows]
 

@@ -265,6 +265,18 @@ def version_in(catalog: Catalog, path: bytes) -> FileVersion:
     return item
 
 
+def test_places_of_a_content_of_many_files_may_be_asked_for_in_part(catalog: Catalog) -> None:
+    many = [version(b"f%d" % number, content("same")) for number in range(10)]
+    record(catalog, *many)
+    write_object(catalog, new_pair(catalog), 1, many)
+    with catalog.reading() as connection:
+        every = tapes.tape_places(connection, content("same"))
+        some = tapes.tape_places(connection, content("same"), limit=3)
+    assert len(every) == 20
+    assert len(some) == 6
+    assert set(some) < set(every)
+
+
 def test_a_void_member_is_no_place(catalog: Catalog) -> None:
     item = version(b"f", content(1))
     record(catalog, item)
