@@ -51,7 +51,11 @@ def restore(folder: Path, request: RestoreRequest, watch: Watch | None = None) -
     """
     watch = watch or Silent()
     report = RestoreReport(vault=str(folder))
-    with opened(folder) as vault, Planter(request.to, overwrite=request.overwrite) as planter:
+
+    def refused(version: FileVersion, error: HoldfastError) -> None:
+        report.errors.append(_of_file(error, version))
+
+    with opened(folder) as vault, Planter(request.to, overwrite=request.overwrite, refused=refused) as planter:
         meant = matcher(vault.catalog, request.patterns)
         with watch.stage("restore", _total_bytes(vault, request, meant)) as stage, vault.store_reader() as reader:
             restorer = _Restorer(vault, request, planter, reader, report, stage)
@@ -261,7 +265,8 @@ class _Restorer:
     # -- last pass
 
     def finish(self) -> None:
-        """Hard links, then folders, deepest first."""
+        """Names for the last files, hard links to them, then folders, deepest first."""
+        self._planter.flush()
         for version in self._work.hard_links:
             assert version.hard_link_of is not None
             leader = self._leaders[version.hard_link_of]
@@ -275,6 +280,7 @@ class _Restorer:
             for row in rows[start : start + RECALL_CHUNK]:
                 version = found[row].version
                 self._guarded(version, lambda version=version: self._planter.finish_folder(version))
+        self._planter.sync()
 
 
 def _of_file(error: HoldfastError, version: FileVersion) -> HoldfastError:

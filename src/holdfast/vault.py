@@ -60,12 +60,28 @@ def owned(folder: Path, command: str, *, make: bool = False) -> Generator[Vault,
     settings = open_or_init_vault(folder) if make else open_vault(folder)
     with (
         vault_lock(settings.lock_path, command),
+        _settled(settings),
         Catalog(settings.catalog_path) as catalog,
         RunLog(settings.state_path).running(command),
     ):
         _empty_scratch(settings.scratch_folder)
         _recover_store(settings, catalog)
         yield Vault(settings, catalog)
+
+
+@contextmanager
+def _settled(settings: VaultSettings) -> Generator[None, None, None]:
+    """A killed run may have written facts and not come to the sync: they must survive a power cut before we say more.
+
+    The packs are settled where they are recovered.
+    """
+    durable.sync_folder(settings.folder)
+    wal = settings.catalog_path.with_name(settings.catalog_path.name + "-wal")
+    for path in (*settings.journals_folder.glob("*.jsonl"), *settings.catalog_path.parent.glob(wal.name)):
+        durable.settle_file(path)
+    durable.sync_folder(settings.journals_folder)
+    durable.sync_folder(settings.catalog_path.parent)
+    yield
 
 
 def _empty_scratch(folder: Path) -> None:

@@ -207,7 +207,7 @@ class _ObjectWriter:
     def _write_member(self, member: PlannedMember, present: PresentVersion) -> MemberFacts:
         header = member.header
         header_offset = self._fan.offset
-        self._fan.write(layout.encode_member(header))
+        self._fan.write(member.encoded)
         data_offset = self._fan.offset
         if member.hard_link_name is not None:
             # its bytes lie where those of its target do

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from functools import lru_cache
 
 from holdfast.errors import IntegrityError
 from holdfast.values import FileVersion, Kind
@@ -153,8 +154,13 @@ def _decimal_seconds(time_ns: int) -> bytes:
 
 
 def _extended(kind: bytes, records: bytes) -> bytes:
-    header = MemberHeader(name=b"PaxHeaders/holdfast", type=kind, size_bytes=len(records))
-    return _ustar(header) + records.ljust(padded(len(records)), b"\0")
+    return _extended_header(kind, len(records)) + records.ljust(padded(len(records)), b"\0")
+
+
+@lru_cache(maxsize=4096)
+def _extended_header(kind: bytes, size_bytes: int) -> bytes:
+    """The ustar block before pax records; of the few lengths that occur, each is made once."""
+    return _ustar(MemberHeader(name=b"PaxHeaders/holdfast", type=kind, size_bytes=size_bytes))
 
 
 def _ustar(header: MemberHeader) -> bytes:

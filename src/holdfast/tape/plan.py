@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from holdfast.tape import checksums, layout
 from holdfast.values import FileVersion, Kind, parent_path
 
-OBJECT_MEMBERS = 20_000
+OBJECT_MEMBERS = 8_000
 """An object has no more members than this, so that what is known of one fits in memory (law 9)."""
 
 CATALOG_LINE_BYTES = 800
@@ -27,10 +27,14 @@ class PlannedMember:
 
     version: FileVersion
     hard_link_name: bytes | None = None
+    header: layout.MemberHeader = field(init=False)
+    encoded: bytes = field(
+        init=False, repr=False
+    )  # the header's blocks: their length is planned, then they are written
 
-    @property
-    def header(self) -> layout.MemberHeader:
-        return layout.header_of(self.version, self.hard_link_name)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "header", layout.header_of(self.version, self.hard_link_name))
+        object.__setattr__(self, "encoded", layout.encode_member(self.header))
 
     @property
     def has_digest(self) -> bool:
@@ -50,7 +54,7 @@ class ObjectPlan:
     def add(self, member: PlannedMember) -> None:
         header = member.header
         self.members.append(member)
-        self.tar_bytes += len(layout.encode_member(header)) + header.padded_bytes
+        self.tar_bytes += len(member.encoded) + header.padded_bytes
         self.catalog_bytes += CATALOG_LINE_BYTES + 3 * (len(header.name) + len(header.link_name))
         if member.has_digest:
             self.manifest_bytes += checksums.line_bytes(header.name)

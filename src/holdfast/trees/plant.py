@@ -1,8 +1,9 @@
 """Putting files back on disk: below one folder and never outside it, each complete or not there.
 
 Every step goes through descriptors of folders that were opened without following links, so no link on the way, old or
-just planted, leads outside. A file is written under a temporary name, checked, synced, given its owner, mode and
-times, and then renamed. Folders get their modes and times last, deepest first.
+just planted, leads outside. A file is written under a temporary name, checked, and given its owner, mode and times;
+a group of files is synced at once, and only then do they get their names. Folders get their modes and times last,
+deepest first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from holdfast.values import FileVersion, show_path
 
 COMPARE_BYTES = 1024 * 1024
 HOLE_BYTES = 4096
+
+GROUP_FILES = 512
+GROUP_BYTES = 256 * 1024 * 1024
+"""So many files, or bytes, are synced together before they get their names."""
 
 
 class Occupied(SourceError):
@@ -48,9 +53,15 @@ class NewFile:
 
 
 class Planter:
-    """Plants versions below `root`; use as a context manager: leaving it gives folders their modes and times."""
+    """Plants versions below `root`; use as a context manager, and call `flush` before what needs the files' names.
 
-    def __init__(self, root: Path, *, overwrite: bool) -> None:
+    `refused` is told of each file that could not be given its name, as another had come there meanwhile.
+    """
+
+    def __init__(self, root: Path, *, overwrite: bool, refused: Callable[[FileVersion, HoldfastError], None]) -> None:
+        self._refused = refused
+        self._waiting: list[FileVersion] = []
+        self._waiting_bytes = 0
         durable.make_folder(root)
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._overwrite = overwrite
@@ -60,7 +71,12 @@ class Planter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._root)
+        try:
+            for version in self._waiting:
+                with self._folder(_parent(version)) as folder:
+                    _remove(folder, _temporary(version))
+        finally:
+            os.close(self._root)
 
     @contextmanager
     def _folder(self, path: bytes) -> Generator[int, None, None]:
@@ -86,9 +102,8 @@ class Planter:
 
     def link(self, version: FileVersion) -> bool:
         """Plant a symbolic link; False when the very same is there already."""
-        name = version.full_path.rpartition(b"/")[2]
-        target = version.link_target or b""
-        with self._explained(version), self._folder(version.full_path.rpartition(b"/")[0]) as folder:
+        name, target = _name(version), version.link_target or b""
+        with self._explained(version), self._folder(_parent(version)) as folder:
             if _read_link(folder, name) == target:
                 return False
             temporary = _temporary(version)
@@ -103,9 +118,8 @@ class Planter:
 
     def hard_link(self, version: FileVersion, first: FileVersion) -> None:
         """Plant a further name of a file that was planted before."""
-        name, target = (v.full_path.rpartition(b"/")[2] for v in (version, first))
-        parent, target_parent = (v.full_path.rpartition(b"/")[0] for v in (version, first))
-        with self._explained(version), self._folder(parent) as folder, self._folder(target_parent) as other:
+        name, target = _name(version), _name(first)
+        with self._explained(version), self._folder(_parent(version)) as folder, self._folder(_parent(first)) as other:
             if _same_inode(folder, name, other, target):
                 return
             temporary = _temporary(version)
@@ -115,33 +129,55 @@ class Planter:
 
     def is_planted(self, version: FileVersion) -> bool:
         """Whether the file is there already: same size, mode, mtime, and the same SHA-256 when read."""
-        with self._explained(version), self._folder(version.full_path.rpartition(b"/")[0]) as folder:
-            return _holds(folder, version.full_path.rpartition(b"/")[2], version)
+        with self._explained(version), self._folder(_parent(version)) as folder:
+            return _holds(folder, _name(version), version)
 
     def file(self, version: FileVersion, fill: Callable[[NewFile], None]) -> None:
         """Plant a file: `fill` writes its bytes, and raises unless they are what the version says.
 
-        The file gets its name only after that. Raises what `fill` raises, `Occupied` when another file is in the way, and `SourceError` naming the file when
-        the disk refuses it.
+        The file is whole, under a temporary name, when this returns; `flush` gives it its own. Raises what `fill`
+        raises, `Occupied` when another file is in the way, and `SourceError` when the disk refuses it.
         """
-        name = version.full_path.rpartition(b"/")[2]
-        with self._explained(version), self._folder(version.full_path.rpartition(b"/")[0]) as folder:
-            self._refuse_occupied(folder, name)
-            temporary = _temporary(version)
+        with self._explained(version), self._folder(_parent(version)) as folder:
+            self._refuse_occupied(folder, _name(version))
+            self._write(folder, version, fill)
+        self._waiting.append(version)
+        self._waiting_bytes += version.size_bytes
+        if len(self._waiting) >= GROUP_FILES or self._waiting_bytes >= GROUP_BYTES:
+            self.flush()
+
+    def _write(self, folder: int, version: FileVersion, fill: Callable[[NewFile], None]) -> None:
+        temporary = _temporary(version)
+        _remove(folder, temporary)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o600, dir_fd=folder)
+        try:
+            fill(NewFile(descriptor, version.attributes.sparse))
+            os.ftruncate(descriptor, version.size_bytes)
+            self._dress(descriptor, version)
+        except BaseException:
             _remove(folder, temporary)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o600, dir_fd=folder)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def flush(self) -> None:
+        """Sync the files that wait, and give them their names."""
+        if not self._waiting:
+            return
+        durable.sync_file_system(self._root)
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        for version in waiting:
             try:
-                fill(NewFile(descriptor, version.attributes.sparse))
-                os.ftruncate(descriptor, version.size_bytes)
-                self._dress(descriptor, version)
-                durable.sync_file(descriptor)
-                self._rename(folder, temporary, name)
-            except BaseException:
-                _remove(folder, temporary)
-                raise
-            finally:
-                os.close(descriptor)
+                with self._explained(version), self._folder(_parent(version)) as folder:
+                    self._rename(folder, _temporary(version), _name(version))
+            except SourceError as error:
+                self._refused(version, error)
+
+    def sync(self) -> None:
+        """When this returns, everything that was planted survives a power cut, names and times too."""
+        self.flush()
+        durable.sync_file_system(self._root)
 
     def _dress(self, descriptor: int, version: FileVersion) -> None:
         """Owner, mode and times, in the order in which they do not undo each other."""
@@ -175,6 +211,14 @@ class Planter:
         except HoldfastError as error:
             error.place = error.place or show_path(version.full_path)
             raise
+
+
+def _name(version: FileVersion) -> bytes:
+    return version.full_path.rpartition(b"/")[2]
+
+
+def _parent(version: FileVersion) -> bytes:
+    return version.full_path.rpartition(b"/")[0]
 
 
 def _temporary(version: FileVersion) -> bytes:

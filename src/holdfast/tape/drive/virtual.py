@@ -27,6 +27,7 @@ from typing import Any
 
 from holdfast import durable
 from holdfast.errors import BusyError, CapacityError, MediaError
+from holdfast.tape.drive.passing import PassingPages
 from holdfast.tape.drive.protocol import EarlyWarning, EndOfData, EndOfMedium
 
 MARKS_NAME = "marks.jsonl"
@@ -118,6 +119,7 @@ class VirtualDrive:
         self._first_bytes = [0]
         self._descriptor = -1
         self._open_number = -1
+        self._pages = PassingPages(-1, written=False)
         self._writing = False
         self._warned = False
         self._failure: MediaError | CapacityError | None = None
@@ -217,6 +219,7 @@ class VirtualDrive:
         with self._failing("a record cannot be written"):
             self._write_at(data, item.size_bytes)
         item.append(len(data))
+        self._pages.passed(item.size_bytes)
         self._record += 1
         self._unsynced.add(self._file)
 
@@ -255,6 +258,7 @@ class VirtualDrive:
             path = data_path(self._folder, number)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             self._open_number = number
+            self._pages = PassingPages(self._descriptor, written=True)
             os.ftruncate(self._descriptor, self._files[number].size_bytes)
         self._data_end = number + 1
         self._writing = True
@@ -344,12 +348,14 @@ class VirtualDrive:
             raise self._fault("a record is longer than the buffer", f"at most {len(buffer)} bytes", f"{size} bytes")
         self._open_data(self._file)
         try:
-            got = os.preadv(self._descriptor, [buffer[:size]], item.offset_of(self._record))
+            offset = item.offset_of(self._record)
+            got = os.preadv(self._descriptor, [buffer[:size]], offset)
         except OSError as error:
             raise self._fault("a record cannot be read", f"{size} bytes", error.strerror or str(error)) from error
         if got != size:
             raise self._fault("a record cannot be read whole", f"{size} bytes", f"{got} bytes")
         self._record += 1
+        self._pages.passed(offset + size)
         return size
 
     def _pass_mark(self, item: _TapeFile) -> int:
@@ -376,6 +382,7 @@ class VirtualDrive:
         except OSError as error:
             raise self._fault("a tape file cannot be read", "its records", error.strerror or str(error)) from error
         self._open_number = number
+        self._pages = PassingPages(self._descriptor, written=False)
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def _close_data(self) -> None:
