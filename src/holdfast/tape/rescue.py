@@ -495,14 +495,14 @@ class Folder:
         self._staging_path = tempfile.mkdtemp(prefix=".rescue-", dir=path)
         self._staging = os.open(self._staging_path, os.O_RDONLY | os.O_DIRECTORY)
         self._staged = 0
-        self._closed_folders: List[Tuple[bytes, int]] = []
+        self._closed_folders: Dict[bytes, int] = {}
 
     def close(self) -> None:
         """Leave nothing but what was extracted. Folders that nobody may write in become so only now."""
-        for name, mode in reversed(self._closed_folders):
+        for name in sorted(self._closed_folders, key=lambda name: -name.count(b"/")):
             try:
                 with self._open(name.split(b"/"), make=False) as folder:
-                    os.fchmod(folder, mode)
+                    os.fchmod(folder, self._closed_folders[name])
             except OSError:
                 pass  # something else has the name by now
         shutil.rmtree(self._staging_path, ignore_errors=True)
@@ -546,7 +546,9 @@ class Folder:
             with self._open(name.split(b"/"), make=True) as folder:
                 set_attributes(folder, member.mode & 0o3777 | 0o700, member.mtime_ns)
             if member.mode & 0o700 != 0o700:
-                self._closed_folders.append((name, member.mode & 0o3777))
+                self._closed_folders[name] = member.mode & 0o3777
+            else:
+                self._closed_folders.pop(name, None)
             return name
         parents, _, base = name.rpartition(b"/")
         with self._open(parents.split(b"/"), make=True) as folder, same_time(folder):
