@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from tests.unit.catalog.kit import quick_folder
 
 from holdfast.catalog import Catalog
 
 
 @pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog(tmp_path / "catalog.db") as catalog:
+def catalog() -> Iterator[Catalog]:
+    with quick_folder() as folder, Catalog(folder / "catalog.db") as catalog:
         yield catalog

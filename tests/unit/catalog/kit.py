@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from holdfast.blocks import DurableGroup, Manifest, StoredVersion
 from holdfast.catalog import Cartridge, Catalog, Evidence, MemberFacts, Pair, TapeFile, files, proof, tapes
@@ -28,6 +32,14 @@ OTHER = Source(uuid.uuid4(), "other", "host", b"/more")
 ATTRIBUTES = Attributes(0o644, 17, 1000, 1000, "ann", "staff")
 PACK = uuid.uuid4()
 counter = itertools.count(1)
+
+
+@contextmanager
+def quick_folder() -> Generator[Path, None, None]:
+    """A folder in memory, where syncing is no wait; on disk where there is no such file system."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as name:
+        yield Path(name)
 
 
 def digest(*parts: object) -> bytes:

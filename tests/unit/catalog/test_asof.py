@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.unit.catalog.kit import OTHER, SOURCE, content, version
+from tests.unit.catalog.kit import OTHER, SOURCE, content, quick_folder, version
 
 from holdfast.catalog import Catalog, files
 from holdfast.values import FileVersion, VersionEnd, parent_path
@@ -35,7 +33,8 @@ class Known:
 class CatalogAgainstList(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
+        self.stack = ExitStack()
+        self.folder = self.stack.enter_context(quick_folder())
         self.catalog = Catalog(self.folder / "catalog.db")
         self.known: list[Known] = []
         self.now_ns = 100
@@ -45,7 +44,7 @@ class CatalogAgainstList(RuleBasedStateMachine):
     def teardown(self) -> None:
         if hasattr(self, "catalog"):
             self.catalog.close()
-            shutil.rmtree(self.folder)
+            self.stack.close()
 
     @rule(step=st.integers(0, 3))
     def time_passes(self, step: int) -> None:
@@ -135,4 +134,4 @@ class CatalogAgainstList(RuleBasedStateMachine):
 
 
 TestCatalogAgainstList = CatalogAgainstList.TestCase
-TestCatalogAgainstList.settings = settings(max_examples=12, stateful_step_count=20)
+TestCatalogAgainstList.settings = settings(max_examples=8, stateful_step_count=20)
