@@ -596,11 +596,15 @@ def open_folder(parent: int, name: bytes, make: bool) -> int:
     try:
         return os.open(name, flags, dir_fd=parent)
     except OSError as error:
-        if not make or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        if not make or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
             raise
-    with same_time(parent):
-        make_way(parent, name)
-        os.mkdir(name, dir_fd=parent)
+        closed = error.errno == errno.EACCES and stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode)
+    if closed:
+        os.chmod(name, 0o700, dir_fd=parent)  # closed by an earlier run
+    else:
+        with same_time(parent):
+            make_way(parent, name)
+            os.mkdir(name, dir_fd=parent)
     return os.open(name, flags, dir_fd=parent)
 
 

@@ -35,6 +35,7 @@ from holdfast.tape import layout, rescue
 from holdfast.tape.layout import MemberHeader
 
 SCRIPT = Path(rescue.__file__)
+PLAIN_PYTHON = "/usr/bin/python3"
 HOSTILE = b"src/\xff\xfe new\nline \\ " + "ü☃".encode() + b"n" * 200
 
 
@@ -525,6 +526,32 @@ def test_a_folder_that_nobody_may_write_in_gets_later_files_too(tmp_path: Path) 
     assert contents(tmp_path / "out") == {b"s/a": b"1", b"s/b": b"2"}
     found = (tmp_path / "out/s").stat()
     assert (stat.S_IMODE(found.st_mode), found.st_mtime_ns) == (0o550, MTIME_NS)
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not os.path.exists(PLAIN_PYTHON),
+    reason="only root can become somebody else, who then needs a Python that is not in root's folder",
+)
+def test_somebody_who_is_not_root_extracts_closed_folders_again_and_again() -> None:
+    with tempfile.TemporaryDirectory() as top:
+        place = Path(top)
+        place.chmod(0o777)
+        members = [
+            folder(b"s", mode=0o500),
+            folder(b"s/closed", mode=0),
+            file(b"s/closed/a", b"1", mode=0),
+            file(b"s/b", b"2", mode=0o400),
+        ]
+        write_cartridge(place / "tape", [tape_file(members), tape_file([file(b"s/closed/z", b"3")])])
+        (place / "rescue.py").write_bytes(SCRIPT.read_bytes())
+        for _ in range(2):
+            command = [PLAIN_PYTHON, place / "rescue.py", "extract", place / "tape", place / "out"]
+            done = subprocess.run(command, user=65534, group=65534, capture_output=True, text=True, check=False)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert contents(place / "out") == {b"s/closed/a": b"1", b"s/closed/z": b"3", b"s/b": b"2"}
+            assert stat.S_IMODE((place / "out/s/closed").stat().st_mode) == 0
+            assert stat.S_IMODE((place / "out/s").stat().st_mode) == 0o500
+            assert (place / "out/s/closed").stat().st_mtime_ns == MTIME_NS
 
 
 # -- a real drive, as `st` answers
