@@ -35,13 +35,37 @@ class _Barrier:
 _Work = _Record | _Barrier | Callable[[TapeDrive], None]
 
 
+class _Ring:
+    """The record buffers: each is free, or with those writers that have not written it yet."""
+
+    def __init__(self, record_bytes: int) -> None:
+        self._free: queue.SimpleQueue[_Record] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        count = max(4, RING_BYTES // record_bytes)
+        memory = memoryview(mmap.mmap(-1, count * record_bytes))
+        for number in range(count):
+            self._free.put(_Record(memory[number * record_bytes : (number + 1) * record_bytes]))
+
+    def take(self) -> _Record:
+        """A free record; waits for one."""
+        return self._free.get()
+
+    def give_back(self, record: _Record) -> None:
+        """One of the writers is done with the record."""
+        with self._lock:
+            record.writers_left -= 1
+            free = record.writers_left == 0
+        if free:
+            self._free.put(record)
+
+
 class _Writer:
     """The one thread that may touch its drive. After a failure it only gives records back."""
 
-    def __init__(self, drive: TapeDrive, done: Callable[[_Record], None]) -> None:
+    def __init__(self, drive: TapeDrive, ring: _Ring) -> None:
         self.drive = drive
         self.failure: BaseException | None = None
-        self._done = done
+        self._ring = ring
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"write-{drive.serial}")
 
@@ -56,7 +80,7 @@ class _Writer:
             if self.failure is None:
                 self._try(work)
             if isinstance(work, _Record):
-                self._done(work)
+                self._ring.give_back(work)
             elif isinstance(work, _Barrier):
                 work.reached.set()
 
@@ -94,17 +118,12 @@ class RecordFan:
 
     def __init__(self, drives: Sequence[TapeDrive], record_bytes: int) -> None:
         self.record_bytes = record_bytes
-        self._free: queue.SimpleQueue[_Record] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        count = max(4, RING_BYTES // record_bytes)
-        memory = memoryview(mmap.mmap(-1, count * record_bytes))
-        for number in range(count):
-            self._free.put(_Record(memory[number * record_bytes : (number + 1) * record_bytes]))
+        self._ring = _Ring(record_bytes)
         self._current: _Record | None = None
         self._used = 0
         self._digest = blake3()
         self._size_bytes = 0
-        self._writers = [_Writer(drive, self._record_done) for drive in drives]
+        self._writers = [_Writer(drive, self._ring) for drive in drives]
 
     def __enter__(self) -> RecordFan:
         try:
@@ -127,7 +146,7 @@ class RecordFan:
         """Memory for the next bytes of the tape file; never empty."""
         if self._current is None:
             self._raise_failure()
-            self._current = self._free.get()
+            self._current = self._ring.take()
             self._used = 0
         return self._current.view[self._used :]
 
@@ -178,13 +197,6 @@ class RecordFan:
             writer.put(record)
         self._digest.update(record.view)
         self._size_bytes += self.record_bytes
-
-    def _record_done(self, record: _Record) -> None:
-        with self._lock:
-            record.writers_left -= 1
-            free = record.writers_left == 0
-        if free:
-            self._free.put(record)
 
     # -- other steps on every drive
 

@@ -36,6 +36,7 @@ What is on it
   The last member of every tape file, MANIFEST, lists the SHA-256 of the files in it.
 
 How to read it (Linux; /dev/nst0 is the drive, without rewinding)
+  mt -f /dev/nst0 setblk 0                   once: records of any size
   mt -f /dev/nst0 rewind
   mt -f /dev/nst0 fsf N                      go to tape file N
   tar -b {factor} -tvf /dev/nst0                   list it
@@ -47,6 +48,7 @@ How to read it (Linux; /dev/nst0 is the drive, without rewinding)
 Or, with Python 3 and nothing else:
   mt -f /dev/nst0 rewind; tar -b {factor} -xf /dev/nst0 rescue.py
   python3 rescue.py list /dev/nst0
+  python3 rescue.py verify /dev/nst0
   python3 rescue.py extract /dev/nst0 DIR
 
 If a file is damaged here, its twin {twin_barcode} holds the same bytes in the same tape file.

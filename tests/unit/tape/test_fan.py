@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -348,6 +350,20 @@ def test_law_9_the_ring_does_not_grow_with_the_drives_or_the_data(monkeypatch: p
             drive.written = Nothing()
         fan.write_zeros(100 * 2**19)
     assert {len(drive.addresses) for drive in drives} <= set(range(1, 33))
+
+
+def test_law_9_the_memory_of_a_fan_goes_with_it() -> None:
+    gc.collect()
+    gc.disable()  # not some time later
+    try:
+        fan = RecordFan(pair(), RECORD)
+        with fan:
+            fan.write(bytes(3 * RECORD))
+        gone = weakref.ref(fan)
+        del fan
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 class Nothing(list[bytes | None]):

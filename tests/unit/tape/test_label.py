@@ -122,7 +122,15 @@ def test_a_flipped_bit_is_an_error_or_another_label(data: st.DataObject) -> None
 
 def test_the_readme_tells_how_to_read_this_very_tape() -> None:
     text = readme(LABEL).decode()
-    for said in ("HF0001L8", "HF0002L8", "Side A", str(LABEL.pair_id), "524288 bytes", "tar -b 1024 -xf /dev/nst0"):
+    for said in (
+        "HF0001L8",
+        "HF0002L8",
+        "Side A",
+        str(LABEL.pair_id),
+        "524288 bytes",
+        "tar -b 1024 -xf /dev/nst0",
+        "setblk 0",
+    ):
         assert said in text
     assert "python3 rescue.py extract /dev/nst0 DIR" in text
     assert "{" not in text
