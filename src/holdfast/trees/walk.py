@@ -57,17 +57,18 @@ def walk(root: bytes, below: bytes = b"", *, leave_out: tuple[int, int] | None =
     if not stat.S_ISDIR(status.st_mode):
         yield _entry_at(start, below, status)
         return
-    yield _folder_entry(start, below, status)
-    yield from _walk_folder(start, below, leave_out)
+    entry = _folder_entry(start, below, status)
+    yield entry
+    yield from _walk_folder(start, entry, leave_out)
 
 
-def _walk_folder(start: bytes, below: bytes, leave_out: tuple[int, int] | None) -> Iterator[Found]:
+def _walk_folder(start: bytes, entry: Entry, leave_out: tuple[int, int] | None) -> Iterator[Found]:
     """Depth first, with an explicit stack: one open descriptor for each level."""
     try:
-        stack = [_OpenFolder(os.open(start, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), below, leave_out)]
+        stack = [_OpenFolder(os.open(start, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), entry, leave_out)]
     except OSError as error:
-        yield Unreadable(below, f"the folder cannot be opened: {error.strerror}")
-        yield FolderEnd(below, frozenset(), whole=False)
+        yield Unreadable(entry.path, f"the folder cannot be opened: {error.strerror}")
+        yield FolderEnd(entry.path, frozenset(), whole=False)
         return
     try:
         while stack:
@@ -76,7 +77,8 @@ def _walk_folder(start: bytes, below: bytes, leave_out: tuple[int, int] | None) 
                 yield stack[-1].end()
                 stack.pop().close()
             elif isinstance(found, _OpenFolder):
-                stack.append(found)
+                stack.append(found)  # owned by the stack before anybody is told of it
+                yield found.entry
             else:
                 yield found
     finally:
@@ -87,9 +89,10 @@ def _walk_folder(start: bytes, below: bytes, leave_out: tuple[int, int] | None) 
 class _OpenFolder:
     """One folder of the walk: lists itself, then goes through its names."""
 
-    def __init__(self, descriptor: int, path: bytes, leave_out: tuple[int, int] | None) -> None:
+    def __init__(self, descriptor: int, entry: Entry, leave_out: tuple[int, int] | None) -> None:
         self.descriptor = descriptor
-        self.path = path
+        self.entry = entry
+        self.path = entry.path
         self.whole = True
         self.names: list[bytes] = []
         self._leave_out = leave_out
@@ -132,8 +135,9 @@ class _OpenFolder:
             yield Unreadable(path, f"the folder cannot be opened: {error.strerror}")
             yield FolderEnd(path, frozenset(), whole=False)
             return
-        yield Entry(path, Kind.FOLDER, status, dropped=_extended_attributes(descriptor))
-        yield _OpenFolder(descriptor, path, self._leave_out)
+        yield _OpenFolder(
+            descriptor, Entry(path, Kind.FOLDER, status, dropped=_extended_attributes(descriptor)), self._leave_out
+        )
 
     def _entry(self, name: bytes, path: bytes, status: os.stat_result) -> Found:
         target = None
