@@ -49,8 +49,8 @@ class Content:
             raise ValueError(f"not a content: {self.sha256.hex()}, {self.size_bytes} bytes")
 
 
-TIME_LIMIT_NS = 2**63 - 1
-"""The latest time that can be kept, in the year 2262; as long before 1970 is the earliest. Databases hold no more."""
+TIME_LIMIT_NS = 2**63 * 10**9 - 1
+"""The latest time that a kernel can give; as long before 1970 is the earliest. File systems hold such times."""
 
 EMPTY_CONTENT = Content(hashlib.sha256(b"").digest(), 0)
 
@@ -111,7 +111,7 @@ class Attributes:
 
     def __post_init__(self) -> None:
         if not -TIME_LIMIT_NS <= self.mtime_ns <= TIME_LIMIT_NS:
-            raise ValueError(f"a time that no catalog can hold: {self.mtime_ns} ns since 1970")
+            raise ValueError(f"a time that no file has: {self.mtime_ns} ns since 1970")
 
 
 @dataclass(frozen=True, slots=True)

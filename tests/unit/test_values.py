@@ -116,9 +116,9 @@ def test_law_7_a_version_and_its_content_have_one_size() -> None:
     replace(version(), size_bytes=5, content=Content(DIGEST, 5))
 
 
-@pytest.mark.parametrize("moment", [2**63, -(2**63), 2**80])
-def test_a_time_that_no_catalog_can_hold_is_refused(moment: int) -> None:
-    with pytest.raises(ValueError, match="no catalog can hold"):
+@pytest.mark.parametrize("moment", [2**63 * 10**9, -(2**63) * 10**9, 2**200])
+def test_a_time_that_no_file_has_is_refused(moment: int) -> None:
+    with pytest.raises(ValueError, match="no file has"):
         replace(ATTRIBUTES, mtime_ns=moment)
     for limit in (TIME_LIMIT_NS, -TIME_LIMIT_NS):
         replace(ATTRIBUTES, mtime_ns=limit)

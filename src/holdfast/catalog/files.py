@@ -226,6 +226,7 @@ def _version_row(
     item: FileVersion, sighting: Sighting | None, sources: Mapping[str, int], contents: Mapping[Content, int]
 ) -> dict[str, Any]:
     a = item.attributes
+    mtime_s, mtime_part_ns = divmod(a.mtime_ns, 10**9)
     return {
         "uuid": item.id.bytes,
         "source_id": sources[item.source],
@@ -235,7 +236,8 @@ def _version_row(
         "kind": item.kind.value,
         "size_bytes": item.size_bytes,
         "mode": a.mode,
-        "mtime_ns": a.mtime_ns,
+        "mtime_s": mtime_s,
+        "mtime_part_ns": mtime_part_ns,
         "uid": a.uid,
         "gid": a.gid,
         "user": a.user,
@@ -280,13 +282,14 @@ def select_versions() -> Select[Any]:
 
 def version_from(row: Row[Any]) -> FileVersion:
     """The version of a row of `select_versions`."""
+    mtime_ns = row.mtime_s * 10**9 + row.mtime_part_ns
     return FileVersion(
         id=uuid.UUID(bytes=row.uuid),
         source=row.source_name,
         path=row.path,
         kind=Kind(row.kind),
         size_bytes=row.size_bytes,
-        attributes=Attributes(row.mode, row.mtime_ns, row.uid, row.gid, row.user, row.group, row.sparse),
+        attributes=Attributes(row.mode, mtime_ns, row.uid, row.gid, row.user, row.group, row.sparse),
         seen_ns=row.seen_ns,
         content=None if row.sha256 is None else Content(row.sha256, row.size_bytes),
         link_target=row.link_target,

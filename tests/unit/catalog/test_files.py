@@ -127,7 +127,10 @@ ODD_VERSIONS = [
     replace(version(b"empty link", kind=Kind.LINK), link_target=b""),
     replace(version(b"hard", content("plain")), hard_link_of=uuid.uuid4()),
     replace(version(b"old"), attributes=Attributes(0o7777, -1, 2**32 - 1, 0, "", "gr\tüp", sparse=True)),
-    replace(version(b"far"), attributes=replace(ATTRIBUTES, mtime_ns=TIME_LIMIT_NS)),
+    *(
+        replace(version(b"far%d" % ns), attributes=replace(ATTRIBUTES, mtime_ns=ns))
+        for ns in (TIME_LIMIT_NS, -TIME_LIMIT_NS, 2**63, -1, -(10**9), 13_569_465_600_123_456_789)
+    ),
     version(b"plain", content("plain"), source=OTHER),
 ]
 
