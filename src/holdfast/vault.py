@@ -58,20 +58,16 @@ def owned(folder: Path, command: str, *, make: bool = False) -> Generator[Vault,
     Raises `BusyError` naming the owner when somebody else works on it, and `VaultError` as `open_vault` does.
     """
     settings = open_or_init_vault(folder) if make else open_vault(folder)
-    with (
-        vault_lock(settings.lock_path, command),
-        _settled(settings),
-        Catalog(settings.catalog_path) as catalog,
-        RunLog(settings.state_path).running(command),
-    ):
-        _empty_scratch(settings.scratch_folder)
-        _recover_store(settings, catalog)
-        yield Vault(settings, catalog)
+    with vault_lock(settings.lock_path, command):
+        _settle(settings)
+        with Catalog(settings.catalog_path) as catalog, RunLog(settings.state_path).running(command):
+            _empty_scratch(settings.scratch_folder)
+            _recover_store(settings, catalog)
+            yield Vault(settings, catalog)
 
 
-@contextmanager
-def _settled(settings: VaultSettings) -> Generator[None, None, None]:
-    """A killed run may have written facts and not come to the sync: they must survive a power cut before we say more.
+def _settle(settings: VaultSettings) -> None:
+    """Facts that a killed run wrote and did not come to sync must survive a power cut before we say more by them.
 
     The packs are settled where they are recovered.
     """
@@ -81,7 +77,6 @@ def _settled(settings: VaultSettings) -> Generator[None, None, None]:
         durable.settle_file(path)
     durable.sync_folder(settings.journals_folder)
     durable.sync_folder(settings.catalog_path.parent)
-    yield
 
 
 def _empty_scratch(folder: Path) -> None:
