@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, event
 from tests.unit.catalog.kit import SOURCE, content, evidence, group, new_pair, tell, version, write_object
 
 from holdfast.catalog import Catalog, files, proof, tapes
-from holdfast.values import Content, Locator, Side, Sighting, VersionEnd
+from holdfast.values import Content, Locator, Sighting, VersionEnd
 
 FEW_ROWS = {"source", "pair", "cartridge", "session", "tape_object", "pack", "meta"}
 
@@ -65,15 +65,15 @@ def first_pair(connection: Connection) -> uuid.UUID:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalog]:
     catalog = Catalog(tmp_path_factory.mktemp("plans") / "catalog.db")
     items = [version(b"a/f%d" % number, content(number)) for number in range(20)]
     catalog.group_durable(group(*items))
     pair = new_pair(catalog)
     object_id = write_object(catalog, pair, 1, items)
     tell(catalog, evidence(pair, "A", 1, object_id), evidence(pair, "B", 1, object_id))
-    assert pair.on(Side.A)
-    return catalog
+    yield catalog
+    catalog.close()
 
 
 def plans_of(connection: Connection, question: Question) -> list[str]:
