@@ -112,6 +112,11 @@ class Attributes:
     def __post_init__(self) -> None:
         if not -TIME_LIMIT_NS <= self.mtime_ns <= TIME_LIMIT_NS:
             raise ValueError(f"a time that no file has: {self.mtime_ns} ns since 1970")
+        if not (self.user.isascii() and self.group.isascii()):
+            # a name in another encoding comes from the system with surrogates, which no file or database takes
+            for field in ("user", "group"):
+                name = getattr(self, field).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                object.__setattr__(self, field, name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,6 +124,12 @@ def test_a_time_that_no_file_has_is_refused(moment: int) -> None:
         replace(ATTRIBUTES, mtime_ns=limit)
 
 
+def test_owners_with_names_in_another_encoding_can_be_kept() -> None:
+    odd = replace(ATTRIBUTES, user=b"m\xfcller".decode("utf-8", "surrogateescape"), group="größe")
+    assert (odd.user, odd.group) == ("m\\xfcller", "größe")
+    assert replace(odd) == odd
+
+
 # -- paths
 
 parts = st.binary(min_size=1, max_size=8).filter(lambda part: b"/" not in part and b"\0" not in part)

@@ -107,7 +107,7 @@ def test_a_content_of_many_segments_comes_back_in_order(catalog: Catalog) -> Non
 
 def test_what_is_not_a_repetition_is_not_passed_over_in_silence(catalog: Catalog) -> None:
     """`OR IGNORE` would swallow a missing value too, and with it a fact."""
-    broken = replace(version(b"a", content("a")), attributes=Attributes(0o644, 1, 1, 1, None, "g"))  # type: ignore[arg-type]
+    broken = replace(version(b"a", content("a")), attributes=Attributes(0o644, 1, None, 1, "u", "g"))  # type: ignore[arg-type]
     with pytest.raises(ConstraintError):
         record(catalog, broken)
 
@@ -160,6 +160,18 @@ def test_sources_come_back_and_their_names_are_their_own(catalog: Catalog) -> No
             files.record_sources(connection, [other])
     with catalog.reading() as connection:
         assert files.all_sources(connection) == [SOURCE, root]
+
+
+def test_versions_are_found_by_row_and_by_id_at_a_moment(catalog: Catalog) -> None:
+    first, second = version(b"f", content(1), seen_ns=10), version(b"f", content(2), seen_ns=20)
+    record(catalog, first, second)
+    end(catalog, (first, 20))
+    ids = [first.id, second.id, uuid.uuid4()]
+    with catalog.reading() as connection:
+        rows = files.version_row_numbers(connection, ids)
+        assert {p.version for p in files.versions_by_row(connection, list(rows.values()))} == {first, second}
+        assert set(files.present_among(connection, ids, 15)) == {first.id}
+        assert set(files.present_among(connection, ids, None)) == {second.id}
 
 
 def test_more_versions_than_one_question_can_name(catalog: Catalog) -> None:
