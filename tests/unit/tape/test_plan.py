@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.tape.building import OWN_ID, PAIR_ID
 
 from holdfast.tape import checksums, layout, plan
+from holdfast.tape.drive.virtual import early_warning_bytes
 from holdfast.tape.plan import ObjectPlan, Room, blank_room, fits_blank, plan_objects
 from holdfast.values import Attributes, Content, FileVersion, Kind
 
@@ -249,6 +250,12 @@ def test_a_file_that_is_said_to_fit_a_blank_cartridge_does(
         # it may be refused though it fits only where it would fill the cartridge to the brim
         used = planned.total_bytes(record_bytes) + room.margin_bytes
         assert capacity_bytes - used < 64 * 1024 + 8 * record_bytes + 100 * len(version.full_path)
+
+
+@given(st.integers(0, 2**45), st.sampled_from([2**18, 2**19, 2**20]))
+def test_a_virtual_cartridge_warns_no_one_who_keeps_the_margin(capacity_bytes: int, record_bytes: int) -> None:
+    """Else a dump to a small one would be warned before its first commit, and start anew for ever."""
+    assert early_warning_bytes(capacity_bytes) < Room(capacity_bytes, 0, 0, record_bytes).margin_bytes
 
 
 def test_a_full_cartridge_holds_nothing() -> None:

@@ -436,5 +436,8 @@ class VirtualDrive:
 
 
 def early_warning_bytes(capacity_bytes: int) -> int:
-    """How long before its end a virtual cartridge warns: a 500th, at least 4 MiB, at most a 16th."""
-    return min(max(capacity_bytes // 500, 4 * 2**20), capacity_bytes // 16)
+    """How long before its end a virtual cartridge warns: a 500th, at least 4 MiB, at most a 64th.
+
+    That is less than the margin which a dump leaves free (`plan.Room`), as on tape: who plans well is not warned.
+    """
+    return min(max(capacity_bytes // 500, 4 * 2**20), capacity_bytes // 64)
