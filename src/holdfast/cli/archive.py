@@ -19,7 +19,7 @@ SHOWN = 20
 
 
 def archive(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Folders (or files) to archive.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Folders (or files) to archive.")],
     vault: VaultOption = None,
     source: Annotated[
         str | None, typer.Option("--source", metavar="NAME", help="Call the source so. Default: the folder's name.")

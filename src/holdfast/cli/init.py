@@ -15,10 +15,12 @@ DEFAULTS = InitOptions()
 
 def init(
     vault: VaultOption = None,
-    cartridge_capacity: Annotated[str, typer.Option(help="Of each virtual cartridge.")] = DEFAULTS.cartridge_capacity,
-    object_size: Annotated[str, typer.Option(help="Tar archives on tape are about so large.")] = DEFAULTS.object_size,
-    record_size: Annotated[str, typer.Option(help="Tape records: 256 KiB to 1 MiB.")] = DEFAULTS.record_size,
-    block_size: Annotated[str, typer.Option(help="Blocks of the store: at most 64 MiB.")] = DEFAULTS.block_size,
+    cartridge_capacity: Annotated[
+        str, typer.Option(help="What each new virtual cartridge holds.")
+    ] = DEFAULTS.cartridge_capacity,
+    object_size: Annotated[str, typer.Option(help="About how large tar archives on tape are.")] = DEFAULTS.object_size,
+    record_size: Annotated[str, typer.Option(help="Size of tape records: 256 KiB to 1 MiB.")] = DEFAULTS.record_size,
+    block_size: Annotated[str, typer.Option(help="Size of blocks in the store: at most 64 MiB.")] = DEFAULTS.block_size,
     as_json: JsonOption = False,
 ) -> int:
     """Make a vault. `archive` does it by itself with the defaults; here sizes can be chosen.

@@ -20,7 +20,7 @@ TYPES = {Kind.FILE: stat.S_IFREG, Kind.FOLDER: stat.S_IFDIR, Kind.LINK: stat.S_I
 
 def ls(
     patterns: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Names, folders or globs. Default: everything.")
+        list[str] | None, typer.Argument(metavar="PATTERN", help="Names, folders or globs. Default: everything.")
     ] = None,
     vault: VaultOption = None,
     as_of: AsOfOption = None,

@@ -16,5 +16,5 @@ AsOfOption = Annotated[
     str | None, typer.Option("--as-of", metavar="TIME", help="As it was at that time, such as 2026-11-21T06:30.")
 ]
 FromOption = Annotated[
-    str, typer.Option("--from", metavar="WHERE", help="Take the bytes from 'store', 'tape', or 'any' (the default).")
+    str, typer.Option("--from", metavar="WHERE", help="Take the bytes from 'store', 'tape', or 'any'.")
 ]

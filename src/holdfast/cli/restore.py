@@ -25,7 +25,7 @@ ORIGINS = ("any", "store", "tape")
 def restore(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where to put the files; nothing is put elsewhere.")],
     patterns: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATTERN]...", help="Names, folders or globs. Default: everything.")
+        list[str] | None, typer.Argument(metavar="PATTERN", help="Names, folders or globs. Default: everything.")
     ] = None,
     vault: VaultOption = None,
     as_of: AsOfOption = None,

@@ -16,11 +16,11 @@ from holdfast.values import show_bytes
 
 def verify(
     barcodes: Annotated[
-        list[str] | None, typer.Argument(metavar="[BARCODE]...", help="Only the pairs of these. Default: all.")
+        list[str] | None, typer.Argument(metavar="BARCODE", help="Only the pairs of these. Default: all.")
     ] = None,
     vault: VaultOption = None,
     unproven: Annotated[
-        bool, typer.Option("--unproven", help="Only label, catalogs, and what no matching reading proves yet.")
+        bool, typer.Option("--unproven", help="Only the label, and what no matching reading proves yet.")
     ] = False,
     as_json: JsonOption = False,
 ) -> int:
