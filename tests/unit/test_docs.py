@@ -174,7 +174,7 @@ def test_every_law_that_applies_has_tests_that_bear_its_name(number: int) -> Non
     name = re.compile(rf"^ *def test_(?:\w+_)?law_{number}_", re.MULTILINE)
     others = [path for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__)]
     assert any(name.search(path.read_text()) for path in others), f"no test bears the name of this law: {text}"
-    named = re.findall(r"`(tests/[^`]+)`", tests)
+    named = re.findall(r"`(tests/[^`]+\.py)`", tests)
     assert named
     for path in named:
         assert name.search((ROOT / path).read_text()), f"{path} has no test of law {number}"
@@ -281,7 +281,7 @@ def test_the_figures_in_the_design_are_those_of_the_code() -> None:
     assert f"{store.BUFFER_COUNT} blocks of `block_size`" in DESIGN
     assert f"{plan.OBJECT_MEMBERS:,} members" in DESIGN
     assert f"a ring of {fan.RING_BYTES // mib} MiB" in DESIGN
-    assert f"to {prepare.LEDGER_LIMIT_BYTES // mib} MiB or a thousandth" in DESIGN
+    assert f"{prepare.LEDGER_LIMIT_BYTES // mib} MiB or a thousandth" in DESIGN
     assert f"pages of {PAGE_ROWS:,} rows" in DESIGN
     assert f"up to {plant.GROUP_FILES} files or {plant.GROUP_BYTES // mib} MiB are synced" in " ".join(DESIGN.split())
 
