@@ -26,11 +26,15 @@ def smallest_room(settings: VaultSettings) -> Room:
 
 
 def pairs_to_write(library: TapeLibrary) -> Iterator[Pair]:
-    """Pairs to append a session to, one after the other, until nothing is left to write."""
+    """Pairs to append a session to, one after the other, until nothing is left that can be written.
+
+    A new pair is taken only when no other has room: what an open one did not take could not be read.
+    """
     written_on: set[uuid.UUID] = set()
     while True:
-        pair = next((p for p in library.pairs() if p.state == "open" and p.id not in written_on), None)
-        if pair is None and _is_anything_unwritten(library):
+        with_room = [p for p in library.pairs() if p.state == "open"]
+        pair = next((p for p in with_room if p.id not in written_on), None)
+        if pair is None and not with_room and _is_anything_unwritten(library):
             pair = library.new_pair()
         if pair is None:
             return
