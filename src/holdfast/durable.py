@@ -22,13 +22,18 @@ from holdfast.errors import CapacityError, IntegrityError
 
 @contextmanager
 def disk_full_explained(place: Path) -> Generator[None, None, None]:
-    """Turn "no space left on device" below this line into a `CapacityError` that says what to do."""
+    """Turn "no space left on device" below this line into a `CapacityError` that says what to do.
+
+    Other errors of the system pass; those that name no file, as it was open already, name `place`.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise disk_full_error(place) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full_error(place) from error
+        if error.filename is None:
+            error.filename = str(place)
+        raise
 
 
 def disk_full_error(place: Path) -> CapacityError:
@@ -49,7 +54,8 @@ def sync_folder(folder: Path) -> None:
     """When this returns, the names in `folder` (made, renamed, removed) survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
+        with disk_full_explained(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -73,7 +79,8 @@ def settle_file(path: Path) -> None:
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        sync_file(descriptor)
+        with disk_full_explained(path):
+            sync_file(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(descriptor)
@@ -184,7 +191,7 @@ class Journal:
             file = self.path.open("rb")
         except FileNotFoundError:
             return
-        with file:
+        with file, disk_full_explained(self.path):
             for number, line in enumerate(_whole_lines(file), start=1):
                 yield self._parse(line, number)
 

@@ -6,6 +6,7 @@ not what they were; 4 an operator is needed at the library; 5 somebody else work
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from typing import Any, NoReturn
@@ -83,9 +84,17 @@ def _interrupted(*, as_json: bool) -> int:
 
 
 def _from_system(error: OSError) -> HoldfastError:
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
+    if error.errno == errno.EIO:
+        return HoldfastError(
+            "the disk failed; nothing that was said to be stored is lost",
+            place=place,
+            found=error.strerror,
+            hint="look at the disk and its messages (dmesg), then run the same command again",
+        )
     return HoldfastError(
         "the system refused something",
-        place=os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None,
+        place=place,
         found=error.strerror or str(error),
         hint="mend that, then run the same command again; HOLDFAST_DEBUG=1 shows where it happened",
     )

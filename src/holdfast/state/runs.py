@@ -13,11 +13,12 @@ import socket
 import sqlite3
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.errors import BusyError, VaultError
+from holdfast import durable
+from holdfast.errors import BusyError, HoldfastError, VaultError
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS run (
@@ -62,8 +63,9 @@ def vault_lock(path: Path, command: str) -> Generator[None, None, None]:
         except BlockingIOError:
             raise _busy(path, os.pread(descriptor, 4096, 0)) from None
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "command": command, "since_ns": time.time_ns()}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+        with durable.disk_full_explained(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -91,14 +93,24 @@ class RunLog:
 
     @contextmanager
     def _connection(self) -> Generator[sqlite3.Connection, None, None]:
-        connection = sqlite3.connect(self._path, timeout=30, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute(SCHEMA)
-            yield connection
-        finally:
-            connection.close()
+            with closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute(SCHEMA)
+                yield connection
+        except sqlite3.Error as error:
+            raise self._explanation(str(error)) from error
+
+    def _explanation(self, text: str) -> HoldfastError:
+        if "disk is full" in text:
+            return durable.disk_full_error(self._path)
+        return VaultError(
+            "the log of runs cannot be kept",
+            place=str(self._path),
+            found=text,
+            hint="look at the disk, and move this file away if it is damaged: it holds no facts, and is made anew",
+        )
 
     @contextmanager
     def running(self, command: str) -> Generator[None, None, None]:
@@ -107,17 +119,20 @@ class RunLog:
             begun = (command, socket.gethostname(), os.getpid(), time.time_ns())
             row = connection.execute("INSERT INTO run (command, host, pid, begun_ns) VALUES (?, ?, ?, ?)", begun)
             run_id = row.lastrowid
-        outcome = "done"
         try:
             yield
         except BaseException as error:
-            outcome = type(error).__name__
+            try:
+                self._end(run_id, type(error).__name__)
+            except HoldfastError:
+                pass  # what went wrong first is what must be told
             raise
-        finally:
-            with self._connection() as connection:
-                connection.execute(
-                    "UPDATE run SET ended_ns = ?, outcome = ? WHERE id = ?", (time.time_ns(), outcome, run_id)
-                )
+        self._end(run_id, "done")
+
+    def _end(self, run_id: int | None, outcome: str) -> None:
+        with self._connection() as connection:
+            ended = (time.time_ns(), outcome, run_id)
+            connection.execute("UPDATE run SET ended_ns = ?, outcome = ? WHERE id = ?", ended)
 
     def latest(self, count: int) -> list[Run]:
         """The newest runs, newest first."""
