@@ -349,7 +349,10 @@ def parse_manifest(data: bytes, complain: Complain) -> Dict[bytes, str]:
     """SHA-256 in hex digits by name. A line that is damaged is left out."""
     escapes = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
     promised: Dict[bytes, str] = {}
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+    *lines, rest = data.split(b"\n")
+    if rest:
+        complain("the MANIFEST does not end with a whole line")
+    for number, line in enumerate(lines, start=1):
         match = DIGEST_LINE.match(line)
         if match is None:
             complain(f"line {number} of the MANIFEST is damaged")

@@ -338,6 +338,15 @@ def test_a_damaged_manifest_line(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == {b"s/a.damaged": b"1", b"s/b": b"2"}
 
 
+def test_a_manifest_without_its_last_newline_makes_nobody_void(tmp_path: Path) -> None:
+    members = [file(b"s/a", b"1"), file(b"s/b", b"2")]
+    write_cartridge(tmp_path / "tape", [tape_file(members, manifest=manifest_of(members)[:-1] + b"J")])
+    printed = extract(tmp_path / "tape", tmp_path / "out", code=1)
+    assert "the MANIFEST does not end with a whole line" in printed
+    assert "void" not in printed
+    assert contents(tmp_path / "out") == {b"s/a": b"1", b"s/b.damaged": b"2"}
+
+
 def test_a_void_member_is_noted_and_kept_apart(tmp_path: Path) -> None:
     write_cartridge(tmp_path / "tape", [tape_file([file(b"s/void", b"half\0\0", void=True), file(b"s/b", b"2")])])
     printed = extract(tmp_path / "tape", tmp_path / "out")
