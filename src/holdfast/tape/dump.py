@@ -30,6 +30,9 @@ from holdfast.tape.prepare import tape_file_of
 from holdfast.tape.writing import write_manifest
 from holdfast.values import Content, FileVersion, Kind
 
+COMMIT_MEMBERS = 64_000
+"""A commit is due when so many members are on tape and not told of, however small they are: they are in memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class VoidMember:
@@ -57,7 +60,6 @@ class _WrittenObject:
 
     committed: Committed
     members: list[MemberFacts]
-    versions: list[FileVersion]
 
 
 Progress = Callable[[int], None]
@@ -106,9 +108,13 @@ class Dumper:
             self._uncommitted.append(written)
             self._catalog_bytes += upcoming.catalog_bytes
             upcoming = next(plans, None)
-            pending = sum(item.committed.size_bytes for item in self._uncommitted)
             last = upcoming is None or not self._room().holds(upcoming)
-            self._mark(fan, commit=last or pending >= self._library.settings.tape.commit_bytes)
+            self._mark(fan, commit=last or self._is_commit_due())
+
+    def _is_commit_due(self) -> bool:
+        pending_bytes = sum(item.committed.size_bytes for item in self._uncommitted)
+        pending_members = sum(len(item.members) for item in self._uncommitted)
+        return pending_bytes >= self._library.settings.tape.commit_bytes or pending_members >= COMMIT_MEMBERS
 
     def _room(self) -> plan.Room:
         ends = self._ends[0]
@@ -135,7 +141,7 @@ class Dumper:
             blake3=written.blake3,
             record_bytes=self._pair.record_bytes,
         )
-        return _WrittenObject(committed, writer.facts, [member.version for member in planned.members])
+        return _WrittenObject(committed, writer.facts)
 
     def _present(self, planned: ObjectPlan) -> list[tuple[PlannedMember, PresentVersion]]:
         with self._library.catalog.reading() as connection:
