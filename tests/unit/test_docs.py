@@ -19,7 +19,7 @@ from holdfast.catalog import Evidence, schema
 from holdfast.catalog.files import PAGE_ROWS
 from holdfast.cli import app as cli
 from holdfast.config import InitOptions, settings_text
-from holdfast.tape import fan, label, plan, prepare
+from holdfast.tape import dump, fan, label, plan, prepare
 from holdfast.tape.session import evidence_fields
 from holdfast.trees import plant
 from holdfast.values import Side
@@ -280,6 +280,7 @@ def test_the_figures_in_the_design_are_those_of_the_code() -> None:
     assert f"{store.GROUP_BYTES // mib} MiB of new bytes" in " ".join(DESIGN.split())
     assert f"{store.BUFFER_COUNT} blocks of `block_size`" in DESIGN
     assert f"{plan.OBJECT_MEMBERS:,} members" in DESIGN
+    assert f"{dump.COMMIT_MEMBERS:,} members" in DESIGN
     assert f"a ring of {fan.RING_BYTES // mib} MiB" in DESIGN
     assert f"{prepare.LEDGER_LIMIT_BYTES // mib} MiB or a thousandth" in DESIGN
     assert f"pages of {PAGE_ROWS:,} rows" in DESIGN
