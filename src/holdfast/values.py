@@ -247,16 +247,19 @@ class VersionEnd:
     ended_ns: int
 
 
+NAMES_ON_TAPE = ("MANIFEST", "NO-FILES.txt")
+
+
 def check_source_name(name: str) -> None:
     """Raise `UsageError` unless `name` can be the first folder of every name on tape.
 
-    `MANIFEST` is the digest list of each tape file, so no source may be called that.
+    Tape files have members of their own called `MANIFEST` and `NO-FILES.txt`, so no source may be called that.
     """
     plain = name.isprintable() and "/" not in name and name == name.strip()
-    if not plain or name in ("", ".", "..", "MANIFEST") or name.startswith("-") or len(name.encode()) > 100:
+    if not plain or name in ("", ".", "..", *NAMES_ON_TAPE) or name.startswith("-") or len(name.encode()) > 100:
         raise UsageError(
             "this cannot be the name of a source",
-            expected="1 to 100 bytes of printable text without '/', not starting with '-', not MANIFEST",
+            expected="1 to 100 bytes of printable text without '/', not starting with '-', not MANIFEST or NO-FILES.txt",
             found=repr(name),
             hint="choose another with --source NAME",
         )

@@ -103,3 +103,17 @@ def test_the_ledger_of_a_later_pair_tells_of_the_earlier_one(tmp_path: Path, vau
         lines = ledger.read().decode().splitlines()
     assert any('"HF0001L8"' in line for line in lines)
     assert any('"member":"night/00"' in line for line in lines)
+
+
+def test_a_session_of_folders_and_links_alone_is_checked_by_sha256sum_too(
+    tmp_path: Path, vault: Path, archived: Archive
+) -> None:
+    night = tmp_path / "night"
+    (night / "folder").mkdir(parents=True)
+    (night / "link").symlink_to("folder")
+    assert archived(night).exit_code() == 0
+    folder = tmp_path / "out"
+    folder.mkdir()
+    quiet(["tar", "-xpf", str(tape_files(vault, "HF0001L8")[1])], folder)
+    assert quiet(["sha256sum", "--strict", "-c", "MANIFEST"], folder) == "NO-FILES.txt: OK\n"
+    assert differences(night, folder / "night") == []

@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
-from holdfast.cli import archive, custody, init, listing, restore, status, tape, verify
-from holdfast.cli.show import print_error
+from holdfast import __version__
+from holdfast.cli import archive, custody, init, listing, restore, status, stopping, tape, verify
+from holdfast.cli.show import print_error, print_line
 from holdfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, HoldfastError, Interrupted
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 data at risk, 4 operator needed, 5 vault in use, 130 Ctrl-C."
@@ -28,6 +29,28 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"holdfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def holdfast(
+    version: Annotated[  # noqa: ARG001 - acted on by its callback
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error happened (or set HOLDFAST_DEBUG).")
+    ] = False,
+) -> None:
+    """Holdfast takes measurements from a folder to two verified tapes, and loses nothing."""
+    if debug:
+        os.environ["HOLDFAST_DEBUG"] = "1"
+
+
 app.command("archive")(archive.archive)
 app.command("restore")(restore.restore)
 app.command("ls")(listing.ls)
@@ -41,6 +64,7 @@ app.add_typer(tape.app, name="tape")
 
 def main() -> NoReturn:
     """Run the command line of this process and end the process."""
+    stopping.listen()
     sys.exit(run(sys.argv[1:]))
 
 

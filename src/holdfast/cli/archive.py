@@ -32,7 +32,9 @@ def archive(
     ] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Keep folders, dump them to a pair of cartridges, verify both in full, and report.
+    """Keep, dump to two tapes, verify both, report: the main job.
+
+    Keeps the files, dumps them to a pair of cartridges, verifies both in full, and reports.
 
     The vault is made on first use. Run again, it does only what is new; after any interruption it goes on.
 

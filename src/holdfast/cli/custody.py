@@ -21,7 +21,9 @@ def custody(
     vault: VaultOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Show every version of a file: when it was seen, where it lies, and which readings prove it.
+    """Show everything known of one file.
+
+    Every version: when it was seen, where it lies, and which readings prove it.
 
     Example: holdfast custody night/zen.2458661.23480.HH.uvh5
     """

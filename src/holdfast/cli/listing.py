@@ -26,7 +26,9 @@ def ls(
     as_of: AsOfOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """List files, folders and links, as they are now or were at a time.
+    """List what is in the vault.
+
+    Files, folders and links, as they are now or were at a time.
 
     Example: holdfast ls night --as-of 2026-11-20T12:00
     """

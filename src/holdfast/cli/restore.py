@@ -33,7 +33,9 @@ def restore(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other files that are in the way.")] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Put files back as they were: content, names, links, modes and times.
+    """Put files back as they were.
+
+    Content, names, links, modes and times come back.
 
     Every byte is checked; a damaged copy gives way to its twin. Run again, it goes on.
 
@@ -79,7 +81,9 @@ def cat(
     as_of: AsOfOption = None,
     origin: FromOption = "any",
 ) -> int:
-    """Write one file to standard output; not one byte that was not checked.
+    """Write one file to standard output.
+
+    Not one byte that was not checked.
 
     Example: holdfast cat night/zen.2458661.23480.HH.uvh5 > file.uvh5
     """

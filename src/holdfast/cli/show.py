@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.text import Text
 
+from holdfast.cli.stopping import stoppable
 from holdfast.errors import HoldfastError
-from holdfast.reports import Silent, Stage, Watch
+from holdfast.reports import Stage, Watch
 
 TICK_S = 0.2
 
@@ -33,7 +34,10 @@ def print_line(text: str) -> None:
 
 def when(time_ns: int) -> str:
     """A time for people, as the clock on the wall here shows it."""
-    return datetime.fromtimestamp(time_ns // 10**9, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(time_ns // 10**9, tz=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError):
+        return f"{time_ns // 10**9} s"  # no calendar of ours goes there; seconds since 1970
 
 
 def print_json(document: Any) -> None:
@@ -58,12 +62,18 @@ def print_error(error: HoldfastError, *, as_json: bool) -> None:
 class PlainWatch:
     """A line when something has become durable; nothing while it has not."""
 
-    @contextmanager
-    def stage(self, name: str, total_bytes: int = 0) -> Generator[Stage, None, None]:
-        yield Stage(name, total_bytes)
+    def stage(self, name: str, total_bytes: int = 0) -> AbstractContextManager[Stage]:
+        return stoppable(name, total_bytes)
 
     def say(self, text: str) -> None:
         print_line(text)
+
+
+class QuietWatch(PlainWatch):
+    """Nothing at all: for those who want one JSON document."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
 
 
 class BarWatch:
@@ -81,8 +91,10 @@ class BarWatch:
             TransferSpeedColumn(),
             TimeRemainingColumn(compact=True),
         )
-        stage = Stage(name, total_bytes)
-        with Progress(*columns, console=self._out, transient=True) as progress:
+        with (
+            stoppable(name, total_bytes) as stage,
+            Progress(*columns, console=self._out, transient=True) as progress,
+        ):
             task = progress.add_task(name, total=total_bytes or None)
             done = threading.Event()
 
@@ -106,6 +118,6 @@ class BarWatch:
 def watch(*, as_json: bool) -> Watch:
     """Who watches: nobody when JSON is wanted, bars on a terminal, plain lines elsewhere."""
     if as_json:
-        return Silent()
+        return QuietWatch()
     out = console()
     return BarWatch(out) if out.is_terminal else PlainWatch()

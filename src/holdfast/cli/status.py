@@ -16,7 +16,9 @@ from holdfast.vault import opened
 
 
 def status(vault: VaultOption = None, as_json: JsonOption = False) -> int:
-    """Show what is in the vault, what is proven, and who is at work. Exit code 3 if a reading did not match.
+    """Show the vault at a glance.
+
+    What is in it, what is proven, and who is at work. Exit code 3 if a reading did not match.
 
     Example: holdfast status --vault /archive/vault
     """

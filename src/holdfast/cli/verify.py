@@ -24,7 +24,9 @@ def verify(
     ] = False,
     as_json: JsonOption = False,
 ) -> int:
-    """Read both cartridges of each pair at the same time, every byte, and store the evidence.
+    """Read cartridges back in full.
+
+    Reads both cartridges of each pair at the same time, every byte, and stores the evidence.
 
     A byte that is not as it was written is named: cartridge, tape file, member, expected and found; exit code 3.
 

@@ -208,6 +208,9 @@ class _ObjectWriter:
             self.facts.append(facts)
             if member.version.full_path in targets:
                 self._targets[member.version.full_path] = facts
+        if not self._manifest:
+            self._fan.write(plan.encode_note())
+            self._manifest += checksums.encode_line(hashlib.sha256(layout.NO_FILES_TEXT).digest(), layout.NO_FILES_NAME)
         write_manifest(self._fan, bytes(self._manifest))
 
     def _write_member(self, member: PlannedMember, present: PresentVersion) -> MemberFacts:

@@ -7,7 +7,7 @@ What Holdfast adds stands only in `comment` records, which every reader of pax p
     members  extended header    mtime, and path, linkpath, size, uid, gid, uname, gname where ustar cannot hold them;
                                 comment=holdfast version <version id>
              ustar header       and the data, padded with zeros to 512
-    last     MANIFEST           what `sha256sum -c` reads (see `checksums`)
+    last     MANIFEST           what `sha256sum -c` reads (see `checksums`); without a file to list, NO-FILES.txt
     end      two blocks of zeros, then zeros to the end of the last record
 
 Names are raw bytes in a plain `path` record: GNU tar takes them as they are, while the `hdrcharset` that Python's
@@ -26,6 +26,10 @@ from holdfast.values import FileVersion, Kind
 TAR_BLOCK_BYTES = 512
 END_BYTES = 2 * TAR_BLOCK_BYTES
 MANIFEST_NAME = b"MANIFEST"
+
+NO_FILES_NAME = b"NO-FILES.txt"
+NO_FILES_TEXT = b"This tape file holds folders and links, and no files but this one.\n"
+"""`sha256sum -c` takes a MANIFEST without a line for a failure, so an object without files gets this one."""
 
 _OCTAL_LIMIT_ID = 8**7
 _OCTAL_LIMIT_SIZE = 8**11

@@ -61,9 +61,17 @@ class ObjectPlan:
 
     def total_bytes(self, record_bytes: int) -> int:
         """The room that the object takes on tape."""
-        manifest = manifest_header(self.manifest_bytes)
-        content = self.tar_bytes + len(layout.encode_member(manifest)) + manifest.padded_bytes
+        note = 0 if self.manifest_bytes else len(encode_note())
+        manifest = manifest_header(self.manifest_bytes or checksums.line_bytes(layout.NO_FILES_NAME))
+        content = self.tar_bytes + note + len(layout.encode_member(manifest)) + manifest.padded_bytes
         return layout.tape_file_bytes(content, record_bytes)
+
+
+def encode_note() -> bytes:
+    """The member that says that an object holds no files, whole."""
+    text = layout.NO_FILES_TEXT
+    header = layout.MemberHeader(name=layout.NO_FILES_NAME, type=layout.TYPE_FILE, size_bytes=len(text))
+    return layout.encode_member(header) + text.ljust(header.padded_bytes, b"\0")
 
 
 def manifest_header(size_bytes: int) -> layout.MemberHeader:

@@ -47,6 +47,7 @@ BAD_RECORDS_LIMIT = 16  # after so many bad records in a row, go on with the nex
 FILE, HARD_LINK, SYMBOLIC_LINK, FOLDER = b"0", b"1", b"2", b"5"
 KINDS = (FILE, HARD_LINK, SYMBOLIC_LINK, FOLDER)
 MANIFEST = b"MANIFEST"
+NO_FILES = b"NO-FILES.txt"  # stands in an object without files, so that its MANIFEST lists something
 DIGEST_LINE = re.compile(rb"(\\?)([0-9a-f]{64})  (.+)", re.DOTALL)
 
 Complain = Callable[[str], None]
@@ -427,7 +428,8 @@ class Checker:
     def _is_wanted(self, name: bytes, archive: Archive) -> bool:
         """By its patterns; without any, everything, but of the label and catalogs nothing is extracted."""
         if not self._patterns:
-            return self._folder is None or not archive.what.startswith(("holdfast label", "holdfast catalog"))
+            ours = name == NO_FILES or archive.what.startswith(("holdfast label", "holdfast catalog"))
+            return self._folder is None or not ours
         name = name.rstrip(b"/")
         return any(
             fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern.rstrip(b"/") + b"/")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from holdfast.catalog import Catalog, files
 from holdfast.errors import SourceError
-from holdfast.values import Source, check_source_name, show_path
+from holdfast.values import NAMES_ON_TAPE, Source, check_source_name, show_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,13 @@ class Scope:
     below: bytes
 
 
-def check_paths(paths: tuple[Path, ...], source_name: str | None) -> None:
+def check_paths(paths: tuple[Path, ...], source_name: str | None, *, vault: Path | None = None) -> None:
     """Raise `SourceError` or `UsageError` for what cannot be archived, before a vault is made for nothing."""
+    for path in paths:
+        if vault is not None and _is_inside(_real_path(path), os.fsencode(os.path.realpath(vault))):
+            raise SourceError(
+                "a vault is not archived into itself", place=str(path), hint="name what is to be archived instead"
+            )
     if source_name is not None:
         check_source_name(source_name)
     for path in paths:
@@ -51,9 +56,23 @@ def find_scopes(catalog: Catalog, paths: tuple[Path, ...], source_name: str | No
         if scope.source not in known:
             known.append(scope.source)
         scopes.append(scope)
+    scopes = _without_overlap(scopes)
     with catalog.transaction() as connection:
         files.record_sources(connection, [scope.source for scope in scopes])
     return scopes
+
+
+def _without_overlap(scopes: list[Scope]) -> list[Scope]:
+    """Each part of a source once: looked at twice in one run, its files would be recorded twice."""
+    kept: list[Scope] = []
+    for scope in sorted(scopes, key=lambda item: len(item.below)):
+        if not any(other.source == scope.source and _covers(other.below, scope.below) for other in kept):
+            kept.append(scope)
+    return [scope for number, scope in enumerate(scopes) if scope in kept and scope not in scopes[:number]]
+
+
+def _covers(outer: bytes, inner: bytes) -> bool:
+    return not outer or outer == inner or inner.startswith(outer + b"/")
 
 
 def _real_path(path: Path) -> bytes:
@@ -101,7 +120,7 @@ def _is_inside(path: bytes, root: bytes) -> bool:
 def _free_name(root: bytes, known: list[Source]) -> str:
     """A name for a new source: its folder's, numbered if that is taken."""
     base = show_path(os.path.basename(root)).lstrip("-").strip()[:80].strip() or "root"
-    base = "source-MANIFEST" if base == "MANIFEST" else base
+    base = f"source-{base}" if base in NAMES_ON_TAPE else base
     taken = {source.name for source in known}
     names = (base if number == 1 else f"{base}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

@@ -78,6 +78,9 @@ def written_bytes(planned: ObjectPlan, record_bytes: int) -> int:
         length += len(layout.encode_member(header)) + -(-header.size_bytes // 512) * 512
         if member.has_digest:
             manifest += checksums.encode_line(hashlib.sha256().digest(), header.name)
+    if not manifest:
+        length += len(plan.encode_note())
+        manifest = checksums.encode_line(hashlib.sha256().digest(), layout.NO_FILES_NAME)
     length += len(layout.encode_member(plan.manifest_header(len(manifest)))) + -(-len(manifest) // 512) * 512
     length += 1024
     return -(-length // record_bytes) * record_bytes

@@ -48,6 +48,30 @@ def test_the_innermost_source_counts(tmp_path: Path, catalog: Catalog) -> None:
     assert scope(catalog, inner) == ("inner", b"")
 
 
+@pytest.mark.parametrize("named", [None, "HERA"])
+def test_paths_that_overlap_are_looked_at_once(tmp_path: Path, catalog: Catalog, named: str | None) -> None:
+    night = folder(tmp_path / "night")
+    deep, beside = folder(night / "in" / "deep"), folder(night / "in2")
+    find_scopes(catalog, (night,), named)
+    for paths, expected in (
+        ((night, night / "in", night), [b""]),
+        ((deep, night), [b""]),
+        ((deep, night / "in", beside), [b"in", b"in2"]),
+        ((deep, deep), [b"in/deep"]),
+    ):
+        assert [scope.below for scope in find_scopes(catalog, paths, named)] == expected
+
+
+def test_a_vault_is_not_archived_into_itself(tmp_path: Path) -> None:
+    vault = folder(tmp_path / "vault")
+    (tmp_path / "link").symlink_to(vault)
+    inside = folder(vault / "packs")
+    for path in (vault, inside, tmp_path / "link", tmp_path / "link" / "packs"):
+        with pytest.raises(SourceError, match="into itself"):
+            check_paths((path,), None, vault=tmp_path / "link")
+    check_paths((tmp_path,), None, vault=vault)
+
+
 def test_equal_names_are_numbered(tmp_path: Path, catalog: Catalog) -> None:
     assert scope(catalog, folder(tmp_path / "one" / "night"))[0] == "night"
     assert scope(catalog, folder(tmp_path / "two" / "night"))[0] == "night-2"
@@ -66,7 +90,7 @@ def test_several_paths_under_one_name_share_their_common_folder(tmp_path: Path, 
     assert [(item.source.name, item.below) for item in scopes] == [("HERA", b"one"), ("HERA", b"two")]
 
 
-@pytest.mark.parametrize("name", ["MANIFEST", "a/b", "", "..", "-x", " x", "x\n"])
+@pytest.mark.parametrize("name", ["MANIFEST", "NO-FILES.txt", "a/b", "", "..", "-x", " x", "x\n"])
 def test_names_that_cannot_stand_on_tape_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
         check_paths((tmp_path,), name)
