@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.catalog import Pair, files, proof, tapes
-from holdfast.errors import CapacityError, SourceError
+from holdfast.errors import CapacityError, HoldfastError, SourceError
 from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch
 from holdfast.tape.contents import StoredContents
 from holdfast.tape.dump import DumpResult
@@ -53,15 +53,18 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
     """
     watch = watch or Silent()
     report = ArchiveReport(vault=str(folder), in_place=request.in_place)
-    check_paths(request.paths, request.source_name)
+    check_paths(request.paths, request.source_name, vault=folder)
     with owned(folder, "archive", make=True) as vault, TapeLibrary(vault.settings, vault.catalog) as library:
         _adopt(library)
         scopes = find_scopes(vault.catalog, request.paths, request.source_name)
         _discover(vault, scopes, report, watch)
+        restless: list[HoldfastError] = []
         for _ in range(IN_PLACE_ROUNDS):
             _keep(vault, scopes, request, report, watch)
-            if not _dump(vault, library, report, watch):
+            restless = _dump(vault, library, report, watch)
+            if not restless:
                 break
+        report.errors += restless
         _verify(library, [p for p in library.pairs() if wants_verifying(library, p)], report, watch, everything=False)
         _conclude(vault, scopes, report)
     return report
@@ -146,9 +149,9 @@ def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: 
     return total
 
 
-def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> bool:
-    """Write what no tape holds yet, pair after pair; whether files changed meanwhile and must be noted again."""
-    changed = False
+def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> list[HoldfastError]:
+    """Write what no tape holds yet, pair after pair; what is returned are files that must be noted again, and why."""
+    restless: list[HoldfastError] = []
     with vault.catalog.reading() as connection:
         total_bytes = tapes.count_unwritten_bytes(connection)
     with watch.stage("dump", total_bytes) as stage, vault.store_reader() as reader:
@@ -158,19 +161,20 @@ def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watc
             report.objects += result.objects
             report.written_bytes += result.tape_bytes
             report.written_on += [barcode for barcode in _barcodes(pair) if barcode not in report.written_on]
-            changed = _report_void(result, report) or changed
+            restless += _report_void(result, report)
             watch.say(f"committed {result.objects} objects on {' and '.join(_barcodes(pair))}")
         report.stages.append(stage.done())
-    return changed
+    return restless
 
 
-def _report_void(result: DumpResult, report: ArchiveReport) -> bool:
-    """Report members that could not be written as promised; whether noting them again may help."""
+def _report_void(result: DumpResult, report: ArchiveReport) -> list[HoldfastError]:
+    """Report members that could not be written as promised; returns the reasons where noting anew may help."""
+    restless: list[HoldfastError] = []
     for item in result.void:
         item.reason.place = show_path(item.version.full_path)
-        if item.version.content is not None:
-            report.errors.append(item.reason)
-    return any(item.version.content is None for item in result.void)
+        item.reason.hint = item.reason.hint or "run the same command again when nothing changes the file"
+        (restless if item.version.content is None else report.errors).append(item.reason)
+    return restless
 
 
 def _verify(library: TapeLibrary, pairs: list[Pair], report: VerifyReport, watch: Watch, *, everything: bool) -> None:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from holdfast.catalog import Catalog, PresentVersion, files
 from holdfast.errors import SourceError, UsageError
-from holdfast.values import FileVersion, Source, show_path
+from holdfast.values import FileVersion, Kind, Source, show_path
 
 Matcher = Callable[[FileVersion], bool]
 
@@ -59,10 +59,16 @@ def find_version(catalog: Catalog, name: str, as_of_ns: int | None = None) -> Pr
             if full == prefix or full.startswith(prefix + b"/"):
                 found = files.versions_of_path(connection, source.name, full[len(prefix) + 1 :])
                 for present, ended_ns in found:
+                    if _is_void(present.version, ended_ns):
+                        continue  # void: it changed before it was read, and nobody has its bytes
                     seen_ns = present.version.seen_ns
                     if as_of_ns is None or (seen_ns <= as_of_ns and (ended_ns is None or ended_ns > as_of_ns)):
                         return present
     raise SourceError("no such file in the vault", place=show_path(full), hint="holdfast ls shows what is there")
+
+
+def _is_void(version: FileVersion, ended_ns: int | None) -> bool:
+    return version.kind is Kind.FILE and version.content is None and ended_ns == version.seen_ns
 
 
 def parse_time(text: str) -> int:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from holdfast.blocks import BlockReader
-from holdfast.catalog import Pair, PresentVersion, TapePlace, files, tapes
-from holdfast.errors import CapacityError, HoldfastError, IntegrityError, SourceError
+from holdfast.catalog import Cartridge, Pair, PresentVersion, TapePlace, files, tapes
+from holdfast.errors import CapacityError, HoldfastError, IntegrityError, MediaError, SourceError
 from holdfast.naming import Matcher, find_version, matcher
 from holdfast.reports import RestoreReport, Silent, Stage, Watch
 from holdfast.tape.library import TapeLibrary
@@ -31,6 +31,9 @@ from holdfast.vault import Vault, opened
 
 RECALL_CHUNK = 2000
 """So many files are looked up at a time while they are recalled in tape order."""
+
+FEW_COPIES = 8
+"""A content may be that of a hundred thousand files: so many of its copies are looked at before all are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,10 @@ class _Work:
     hard_links: list[FileVersion] = field(default_factory=list[FileVersion])
 
 
+class _NoneGood(HoldfastError):
+    """No copy on the mounted pair is good."""
+
+
 class _Restorer:
     def __init__(
         self,
@@ -108,6 +115,9 @@ class _Restorer:
         self._report = report
         self._stage = stage
         self._work = _Work()
+        self._tried: dict[int, set[int]] = {}  # rows that a pair did not give, and the pairs
+        self._failures: dict[int, list[HoldfastError]] = {}
+        self._unmounted: list[HoldfastError] = []
         with vault.catalog.reading() as connection:
             self._pairs = tapes.all_pairs(connection)
         self._pair_of = {c.barcode: number for number, pair in enumerate(self._pairs) for c in pair.cartridges}
@@ -126,7 +136,7 @@ class _Restorer:
         """One file that cannot be restored does not stop the others; a full disk does."""
         try:
             step()
-        except CapacityError:
+        except (CapacityError, _NoneGood):
             raise
         except HoldfastError as error:
             self._report.errors.append(_of_file(error, version))
@@ -203,7 +213,7 @@ class _Restorer:
     # -- second pass
 
     def _recall_later(self, present: PresentVersion, content: Content) -> None:
-        places = [] if self._request.origin == "store" else self._places(content)
+        places = [] if self._request.origin == "store" else self._places(content, FEW_COPIES)
         if not places:
             raise IntegrityError(
                 "no copy of the file can be read"
@@ -215,47 +225,90 @@ class _Restorer:
         first = places[0]
         self._work.recalls.append((self._pair_of[first.barcode], first.tape_file, first.data_offset, present.row))
 
-    def _places(self, content: Content) -> list[TapePlace]:
+    def _places(self, content: Content, limit: int | None = None) -> list[TapePlace]:
         with self._vault.catalog.reading() as connection:
-            return tapes.tape_places(connection, content)
+            return tapes.tape_places(connection, content, limit=limit)
 
     def recall(self) -> None:
         """Read what the store did not have from tape, pair by pair, in tape order."""
         if not self._work.recalls:
             return
+        waiting: dict[int, list[int]] = {}
+        for number, _, _, row in sorted(self._work.recalls):
+            waiting.setdefault(number, []).append(row)
         with TapeLibrary(self._vault.settings, self._vault.catalog) as library:
-            by_pair: dict[int, list[int]] = {}
-            for number, _, _, row in sorted(self._work.recalls):
-                by_pair.setdefault(number, []).append(row)
-            for number, rows in by_pair.items():
-                self._recall_pair(library, self._pairs[number], rows)
+            while waiting:
+                number = min(waiting)
+                for row in self._recall_pair(library, self._pairs[number], waiting.pop(number)):
+                    elsewhere = self._elsewhere(row)
+                    if elsewhere is not None:
+                        waiting.setdefault(elsewhere, []).append(row)
 
-    def _recall_pair(self, library: TapeLibrary, pair: Pair, rows: list[int]) -> None:
-        with library.mounted(pair) as mounted:
+    def _recall_pair(self, library: TapeLibrary, pair: Pair, rows: list[int]) -> list[int]:
+        """Recall files from a pair; returns the rows of those that no copy on it gave."""
+        missed: list[int] = []
+        with library.mounted_sides(pair, self._not_mounted) as mounted:
             contents = TapeContents(mounted)
             for start in range(0, len(rows), RECALL_CHUNK):
                 chunk = rows[start : start + RECALL_CHUNK]
                 with self._vault.catalog.reading() as connection:
                     found = {present.row: present for present in files.versions_by_row(connection, chunk)}
                 for row in chunk:
-                    version = found[row].version
-                    self._guarded(version, lambda version=version: self._recall_file(contents, version))
+                    present = found[row]
+                    try:
+                        self._guarded(present.version, lambda item=present: self._recall_file(contents, item))
+                    except _NoneGood:
+                        missed.append(row)
+                        self._tried.setdefault(row, set()).add(self._pairs.index(pair))
+        return missed
 
-    def _recall_file(self, contents: TapeContents, version: FileVersion) -> None:
-        content = version.content
+    def _not_mounted(self, cartridge: Cartridge, error: HoldfastError) -> None:
+        error.place = f"{cartridge.barcode}: {error.place}" if error.place else cartridge.barcode
+        self._unmounted.append(error)
+        self._report.warnings.append(error)
+
+    def _elsewhere(self, row: int) -> int | None:
+        """Another pair that has a copy of a file; when all were tried, the file's failure is reported."""
+        with self._vault.catalog.reading() as connection:
+            (present,) = files.versions_by_row(connection, [row])
+        version = present.version
+        assert version.content is not None
+        pairs = {self._pair_of[place.barcode] for place in self._places(version.content)} - self._tried[row]
+        if pairs:
+            return min(pairs)
+        failures = self._failures.pop(row, None) or [
+            MediaError(
+                "no cartridge with a copy of the file can be mounted",
+                found="; ".join(str(error) for error in self._unmounted) or None,
+                hint="put one of them into the library, then run the same command again",
+            )
+        ]
+        self._report.errors.append(_of_file(failures[-1], version))
+        return None
+
+    def _recall_file(self, contents: TapeContents, present: PresentVersion) -> None:
+        version, content = present.version, present.version.content
         assert content is not None
-        failures: list[HoldfastError] = []
-        places = self._places(content)
+        failures = self._failures.get(present.row, [])
 
         def fill(new: NewFile) -> None:
             def fresh() -> Callable[[memoryview], None]:
                 new.restart()
                 return new.write
 
-            if not contents.read_any(places, content, fresh, failures.append):
-                raise failures[-1] if failures else SourceError("no copy is on this pair")
+            few = self._places(content, FEW_COPIES)
+            if contents.read_any(few, content, fresh, failures.append):
+                return
+            others = [place for place in self._places(content) if place not in few]
+            if not contents.read_any(others, content, fresh, failures.append):
+                raise _NoneGood("no copy on this pair is good")
 
-        self._planter.file(version, fill)
+        try:
+            self._planter.file(version, fill)
+        except _NoneGood:
+            self._failures[present.row] = failures
+            raise
+        self._failures.pop(present.row, None)
         self._stage.advance(content.size_bytes)
         self._report.planted_bytes += content.size_bytes
         if failures:
@@ -304,14 +357,27 @@ def cat(folder: Path, name: str, out: BinaryIO, *, as_of_ns: int | None = None, 
         if version.kind is not Kind.FILE or version.content is None:
             raise SourceError("not a file whose bytes are kept", place=name, found=version.kind.value)
         segments = None if origin == "tape" else vault.catalog.find_segments(version.content)
-        if segments is not None:
-            out.writelines(reader.read(segments))
-        elif version.size_bytes:
-            _cat_from_tape(vault, version.content, out)
+        if segments is None and origin == "store" and version.size_bytes:
+            raise SourceError("the file is not in the block store", place=name, hint="leave out --from store")
+        written = 0
+        try:
+            for piece in reader.read(segments or ()):
+                out.write(piece)
+                written += len(piece)
+        except IntegrityError:
+            if origin == "store" or not _is_on_tape(vault, version.content):
+                raise
+        if written < version.size_bytes:
+            _cat_from_tape(vault, version.content, out, written)
 
 
-def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO) -> None:
-    """By way of a temporary file, as only the last byte proves the first."""
+def _is_on_tape(vault: Vault, content: Content) -> bool:
+    with vault.catalog.reading() as connection:
+        return bool(tapes.tape_places(connection, content, limit=1))
+
+
+def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO, begin: int) -> None:
+    """From byte `begin` on; by way of a temporary file, as only the last byte proves the first."""
     with vault.catalog.reading() as connection:
         places = tapes.tape_places(connection, content)
         pairs = tapes.all_pairs(connection)
@@ -319,10 +385,10 @@ def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO) -> None:
     with TapeLibrary(vault.settings, vault.catalog) as library, tempfile.TemporaryFile() as spool:
         for pair in pairs:
             if {place.barcode for place in places} & {item.barcode for item in pair.cartridges}:
-                with library.mounted(pair) as mounted:
+                with library.mounted_sides(pair, lambda _, error: failures.append(error)) as mounted:
                     good = TapeContents(mounted).read_any(places, content, lambda: _fresh(spool), failures.append)
                 if good:
-                    _copy_out(spool, out)
+                    _copy_out(spool, out, begin)
                     return
     raise failures[-1]
 
@@ -337,7 +403,7 @@ def _fresh(spool: BinaryIO) -> Callable[[memoryview], None]:
     return write
 
 
-def _copy_out(spool: BinaryIO, out: BinaryIO) -> None:
-    spool.seek(0)
+def _copy_out(spool: BinaryIO, out: BinaryIO, begin: int) -> None:
+    spool.seek(begin)
     while piece := spool.read(2**20):
         out.write(piece)

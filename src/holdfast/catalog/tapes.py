@@ -309,8 +309,12 @@ def same_bytes_under_same_name(objects: Any) -> Any:
 
 def _unwritten() -> Any:
     """Versions that no tape names yet and whose bytes can still be had."""
-    readable = version.c.content_id.is_not(None) | version.c.ended_ns.is_(None)
-    return and_(version.c.void.is_(False), ~_has_member(), ~is_listed(), readable)
+    # what ended can be read from nowhere but the store; an empty content needs no reading
+    stored = exists().where(segment.c.content_id == version.c.content_id)
+    kept = version.c.content_id.is_not(None) & (stored | (version.c.size_bytes == 0))
+    readable = version.c.ended_ns.is_(None) | kept
+    listed = and_(is_listed(), same_bytes_under_same_name(_on_good_pairs()))
+    return and_(version.c.void.is_(False), ~_has_member(), ~listed, readable)
 
 
 def _only_named() -> Any:

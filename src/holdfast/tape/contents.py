@@ -7,6 +7,7 @@ from typing import Protocol
 
 from holdfast.blocks import BlockReader
 from holdfast.catalog import Catalog, PresentVersion
+from holdfast.values import EMPTY_CONTENT
 
 
 class OpenContent(Protocol):
@@ -44,6 +45,8 @@ class StoredContents:
 
     def open(self, item: PresentVersion) -> OpenContent:
         content = item.version.content
+        if content == EMPTY_CONTENT:
+            return StoredContent(iter(()))  # known whole by its name: whatever became of the source
         segments = self._catalog.find_segments(content) if content is not None else None
         return self._elsewhere.open(item) if segments is None else StoredContent(self._reader.read(segments))
 

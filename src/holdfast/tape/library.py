@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from pathlib import Path
 from holdfast import durable
 from holdfast.catalog import Cartridge, Catalog, Pair, tapes
 from holdfast.config import VaultSettings
-from holdfast.errors import MediaError
+from holdfast.errors import HoldfastError, IntegrityError, MediaError, OperatorNeeded
 from holdfast.tape.changer import Changer, VirtualChanger
 from holdfast.tape.drive import TapeDrive
 from holdfast.tape.journal import CartridgeIdentity, CartridgeJournal, JournalState
@@ -29,6 +29,17 @@ class MountedPair:
 
     def sides(self) -> Sequence[tuple[Cartridge, TapeDrive]]:
         return tuple(zip(self.pair.cartridges, self.drives, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class MountedSides:
+    """What could be mounted of a pair, to be read: both sides, one, or none."""
+
+    pair: Pair
+    loaded: tuple[tuple[Cartridge, TapeDrive], ...]
+
+    def sides(self) -> Sequence[tuple[Cartridge, TapeDrive]]:
+        return self.loaded
 
 
 class TapeLibrary:
@@ -70,6 +81,26 @@ class TapeLibrary:
         self.unload_all()
         loaded = [self.changer.load(item.barcode, drive) for item, drive in zip(pair.cartridges, places, strict=True)]
         yield MountedPair(pair, (loaded[0], loaded[1]))
+        self.unload_all()
+
+    @contextmanager
+    def mounted_sides(
+        self, pair: Pair, failed: Callable[[Cartridge, HoldfastError], None], *, swapped: bool = False
+    ) -> Generator[MountedSides, None, None]:
+        """As `mounted`, to read only: a cartridge that cannot be mounted is told to `failed`, and its twin is there.
+
+        That is what there are two for.
+        """
+        first, second = self.drives()
+        places = (second, first) if swapped else (first, second)
+        self.unload_all()
+        loaded: list[tuple[Cartridge, TapeDrive]] = []
+        for item, drive in zip(pair.cartridges, places, strict=True):
+            try:
+                loaded.append((item, self.changer.load(item.barcode, drive)))
+            except (MediaError, IntegrityError, OperatorNeeded) as error:
+                failed(item, error)
+        yield MountedSides(pair, tuple(loaded))
         self.unload_all()
 
     def unload_all(self) -> None:

@@ -21,7 +21,7 @@ from importlib import resources
 from blake3 import blake3
 
 from holdfast.catalog import Cartridge, MemberFacts, TapeFile, files, tapes
-from holdfast.errors import IntegrityError, MediaError
+from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape import label as labels
 from holdfast.tape import layout
 from holdfast.tape.drive import EndOfData, TapeDrive
@@ -30,7 +30,7 @@ from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
 from holdfast.tape.reader import ReadMember
 from holdfast.tape.scan import RecordBuffer, read_label_volume, read_tape_file
-from holdfast.tape.writing import write_small_tar
+from holdfast.tape.writing import TrailerDrive, write_small_tar
 from holdfast.values import Content, show_path
 
 LEDGER_LIMIT_BYTES = 16 * 1024 * 1024
@@ -39,6 +39,8 @@ LEDGER_LIMIT_BYTES = 16 * 1024 * 1024
 def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
     """Bring both sides to the same, proven end, and position them there. See the module."""
     buffer = RecordBuffer(mounted.pair.record_bytes)
+    for cartridge, _ in mounted.sides():
+        _check_journal(library, cartridge)
     for cartridge, drive in mounted.sides():
         if not library.state(cartridge.barcode).committed:
             _write_label(library, cartridge, drive, buffer)
@@ -48,6 +50,34 @@ def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
         adopt_committed(library, cartridge, drive, buffer)
     for cartridge, drive in mounted.sides():
         drive.locate(library.state(cartridge.barcode).committed[-1].end_block)
+
+
+def _check_journal(library: TapeLibrary, cartridge: Cartridge) -> None:
+    """Law 5: a journal that lacks what the catalog was told of, or tells otherwise, does not say where to write on."""
+    state = library.state(cartridge.barcode)
+    if state.fenced is not None:
+        raise library.fence(
+            cartridge.barcode,
+            MediaError(
+                "the journal of a cartridge says that it was fenced",
+                place=cartridge.barcode,
+                found=state.fenced,
+                hint="run the same command again: another pair is taken",
+            ),
+        )
+    told = dict(enumerate(state.committed))
+    with library.catalog.reading() as connection:
+        known = tapes.tape_files(connection, cartridge.barcode)
+    for item in known:
+        found = told.get(item.number)
+        if found is None or tape_file_of(found) != item:
+            raise IntegrityError(
+                "the journal of a cartridge lacks what was committed; nothing was written",
+                place=str(library.journal(cartridge.barcode).path),
+                expected=f"tape file {item.number}, {item.kind}, BLAKE3 {item.blake3.hex()}",
+                found="no such line" if found is None else f"{found.kind}, BLAKE3 {found.blake3.hex()}",
+                hint="put back the newest copy of the journals folder; an older one must not be written on by",
+            )
 
 
 # -- 1. labels
@@ -207,14 +237,18 @@ def _level(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> 
     ahead = 0 if len(committed[0]) >= len(committed[1]) else 1
     behind = 1 - ahead
     for item in committed[ahead][len(committed[behind]) :]:
-        target = mounted.pair.cartridges[behind]
-        _copy(mounted.drives[ahead], mounted.drives[behind], item, library.state(target.barcode).committed, buffer)
+        origin, target = mounted.pair.cartridges[ahead], mounted.pair.cartridges[behind]
+        try:
+            _copy(mounted.drives[ahead], mounted.drives[behind], item, library.state(target.barcode).committed, buffer)
+        except (EndOfData, IntegrityError) as error:
+            raise library.fence(origin.barcode, _unreadable(origin, item, error)) from error
         library.journal(target.barcode).committed([item], time.time_ns())
 
 
 def _copy(
     source: TapeDrive, target: TapeDrive, item: Committed, written: Sequence[Committed], buffer: RecordBuffer
 ) -> None:
+    target = TrailerDrive(target)  # it fitted the twin: what early warning leaves is room enough
     source.locate(item.first_block)
     target.locate(written[-1].end_block)
     digest = blake3()
@@ -245,13 +279,26 @@ def adopt_committed(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive
 
 
 def _adopt(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, item: Committed, buffer: RecordBuffer) -> None:
-    members = _read_members(cartridge, drive, item, buffer) if item.kind == "object" else []
+    try:
+        members = _read_members(cartridge, drive, item, buffer) if item.kind == "object" else []
+    except (EndOfData, MediaError, IntegrityError) as error:
+        raise library.fence(cartridge.barcode, _unreadable(cartridge, item, error)) from error
     with library.catalog.transaction() as connection:
         if item.kind == "object":
             read = {facts.version_id: facts.content for facts in members if facts.content and not facts.void}
             files.record_read_contents(connection, read)
             tapes.record_object(connection, item.id, cartridge.pair_id, item.tape_file, members)
         tapes.record_tape_files(connection, cartridge.barcode, [tape_file_of(item)])
+
+
+def _unreadable(cartridge: Cartridge, item: Committed, error: Exception) -> MediaError:
+    return MediaError(
+        "a committed tape file cannot be read back; the cartridge is fenced",
+        place=f"{cartridge.barcode} tape file {item.tape_file}",
+        expected=f"BLAKE3 {item.blake3.hex()}",
+        found=error.found or error.message if isinstance(error, HoldfastError) else "end of data",
+        hint="run the same command again: what is missing goes on another pair",
+    )
 
 
 def tape_file_of(item: Committed) -> TapeFile:

@@ -33,13 +33,12 @@ from holdfast import durable, jsonform
 from holdfast.catalog import Evidence, Pair, files, proof, tapes
 from holdfast.catalog.tapes import TapeFile
 from holdfast.tape import layout
-from holdfast.tape.drive import EarlyWarning, TapeDrive
 from holdfast.tape.dump import commit_journals
 from holdfast.tape.fan import RecordFan, WrittenFile
 from holdfast.tape.journal import Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
 from holdfast.tape.prepare import tape_file_of
-from holdfast.tape.writing import write_file_tar
+from holdfast.tape.writing import TrailerDrive, write_file_tar
 from holdfast.values import VersionEnd
 
 CATALOG_NAME = b"CATALOG.jsonl.gz"
@@ -180,23 +179,6 @@ def evidence_of(fields: dict[str, Any]) -> Evidence:
     return Evidence(**known)
 
 
-class _TrailerDrive:
-    """A drive that writes on when it warns: the room behind early warning is what the trailer is for."""
-
-    def __init__(self, drive: TapeDrive) -> None:
-        self._drive = drive
-        self.serial = drive.serial
-
-    def write_record(self, data: memoryview) -> None:
-        try:
-            self._drive.write_record(data)
-        except EarlyWarning:
-            self._drive.write_record(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._drive, name)
-
-
 def _write_catalogs(
     library: TapeLibrary, mounted: MountedPair, session_id: uuid.UUID, path: Path, sha256: bytes
 ) -> list[Committed]:
@@ -205,7 +187,7 @@ def _write_catalogs(
         drive.locate(last.end_block)
     committed: list[Committed] = []
     comment = layout.object_comment("catalog", session_id, mounted.pair.id)
-    drives: list[Any] = [_TrailerDrive(drive) for drive in mounted.drives]
+    drives = [TrailerDrive(drive) for drive in mounted.drives]
     with RecordFan(drives, mounted.pair.record_bytes) as fan:
         for copy in range(1, COPIES + 1):
             write_file_tar(fan, comment, CATALOG_NAME, path, sha256)

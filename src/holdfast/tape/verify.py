@@ -47,20 +47,25 @@ class _Reading:
 def verify_pair(library: TapeLibrary, pair: Pair, *, everything: bool, progress: Callable[[int], None]) -> VerifyResult:
     """Read label, catalogs and the objects that are not proven yet (or `everything`) of both cartridges at once.
 
-    Evidence of every reading is stored when this returns. Nothing is raised for damage: it is in the result.
+    Evidence of every reading is stored when this returns. Nothing is raised for damage: it is in the result, and so
+    is a cartridge that cannot be mounted; its twin is read all the same.
     """
     result = VerifyResult()
-    wanted = [wanted_files(library, item, everything=everything) for item in pair.cartridges]
-    with library.mounted(pair, swapped=True) as mounted:
+
+    def not_mounted(_: Cartridge, error: HoldfastError) -> None:
+        result.problems.append(error)
+
+    with library.mounted_sides(pair, not_mounted, swapped=True) as mounted:
         readings: queue.SimpleQueue[_Reading | BaseException | None] = queue.SimpleQueue()
         stop = threading.Event()
         threads = [
             threading.Thread(
                 target=_verify_side,
                 args=(library, item, drive, numbers, readings, progress, stop),
-                name=f"verify-{side}",
+                name=f"verify-{item.side}",
             )
-            for side, ((item, drive), numbers) in enumerate(zip(mounted.sides(), wanted, strict=True))
+            for item, drive in mounted.sides()
+            for numbers in (wanted_files(library, item, everything=everything),)
         ]
         for thread in threads:
             thread.start()

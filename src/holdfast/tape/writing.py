@@ -8,10 +8,49 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from holdfast.tape import checksums, layout
+from holdfast.tape.drive import EarlyWarning, TapeDrive
 from holdfast.tape.fan import RecordFan
 from holdfast.tape.plan import manifest_header
 
 READ_BYTES = 1024 * 1024
+
+
+class TrailerDrive:
+    """A drive that writes on when it warns: the room behind early warning is what a session's end is for."""
+
+    def __init__(self, drive: TapeDrive) -> None:
+        self._drive = drive
+
+    @property
+    def serial(self) -> str:
+        return self._drive.serial
+
+    def write_record(self, data: memoryview) -> None:
+        try:
+            self._drive.write_record(data)
+        except EarlyWarning:
+            self._drive.write_record(data)
+
+    def write_file_mark(self, *, synchronous: bool) -> None:
+        self._drive.write_file_mark(synchronous=synchronous)
+
+    def read_record(self, buffer: memoryview) -> int:
+        return self._drive.read_record(buffer)
+
+    def rewind(self) -> None:
+        self._drive.rewind()
+
+    def locate(self, block: int) -> None:
+        self._drive.locate(block)
+
+    def space_file_marks(self, count: int) -> None:
+        self._drive.space_file_marks(count)
+
+    def tell(self) -> int:
+        return self._drive.tell()
+
+    def used_bytes(self) -> int:
+        return self._drive.used_bytes()
 
 
 def write_small_tar(fan: RecordFan, comment: str, members: Iterable[tuple[bytes, bytes]]) -> None:

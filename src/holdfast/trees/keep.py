@@ -146,14 +146,15 @@ class TreeKeeper:
             self.kept.problems.append(Problem(self._source.name + "/" + show_path(path), reason, failed=False))
 
     def _end(self, present: PresentVersion, now_ns: int) -> None:
-        """The version is gone, and so is everything under it."""
-        if present.version.kind is Kind.FOLDER:
-            with self._catalog.reading() as connection:
-                inside = files.present_in_folder(connection, self._source.name, present.version.path)
-            for child in inside.values():
-                self._end(child, now_ns)
-        self._recorder.end(VersionEnd(present.version.id, now_ns))
-        self.kept.ended += 1
+        """The version is gone, and so is everything under it, however deep."""
+        gone = [present]
+        while gone:
+            version = gone.pop().version
+            if version.kind is Kind.FOLDER:
+                with self._catalog.reading() as connection:
+                    gone += files.present_in_folder(connection, self._source.name, version.path).values()
+            self._recorder.end(VersionEnd(version.id, now_ns))
+            self.kept.ended += 1
 
     # -- folders and links
 
@@ -198,7 +199,11 @@ class TreeKeeper:
         if version.attributes != steady.attributes_of(file.entry.stat) or version.size_bytes != file.entry.stat.st_size:
             return False
         if version.content is None and not self._recorder.knows_contents:
-            return True  # noted and not dumped yet: no bytes were promised, whatever another name of it gave
+            # Noted, and not dumped as far as is known: no bytes were promised, whatever another name of it gave. A
+            # killed run may have dumped them, though, and the catalog learn of it later: a file that was touched
+            # since is another version, or the bytes of before would pass for those of now.
+            status = file.entry.stat
+            return (status.st_ino, status.st_ctime_ns) == (known.sighting.inode, known.sighting.ctime_ns)
         return file.content is None or version.content == file.content
 
     def _read(self, entry: Entry) -> tuple[ReadFile, uuid.UUID | None]:

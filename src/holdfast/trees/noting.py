@@ -12,11 +12,11 @@ from collections.abc import Callable
 
 from holdfast.catalog import Catalog, PresentVersion, files
 from holdfast.errors import SourceError
-from holdfast.reports import Kept
+from holdfast.reports import Kept, Problem
 from holdfast.trees import steady
 from holdfast.trees.keep import ReadFile
-from holdfast.trees.walk import Entry
-from holdfast.values import EMPTY_CONTENT, Content, FileVersion, Sighting, Source, VersionEnd
+from holdfast.trees.walk import Entry, dropped_attributes
+from holdfast.values import EMPTY_CONTENT, Content, FileVersion, Sighting, Source, VersionEnd, show_path
 
 BATCH = 4096
 READ_BYTES = 1024 * 1024
@@ -38,6 +38,7 @@ class NotingRecorder:
     def read(self, source: Source, entry: Entry, kept: Kept) -> ReadFile:
         looked_ns = steady.now_ns()
         self._progress(entry.stat.st_size)
+        _look_inside(source, entry, kept)
         if entry.stat.st_size == 0:
             return ReadFile(entry, looked_ns, EMPTY_CONTENT)
         with self._catalog.reading() as connection:
@@ -89,6 +90,20 @@ def _without_content(version: FileVersion) -> FileVersion:
         seen_ns=version.seen_ns,
         hard_link_of=version.hard_link_of,
     )
+
+
+def _look_inside(source: Source, entry: Entry, kept: Kept) -> None:
+    """Raise `SourceError` if the file cannot be opened: better now than when room was taken for it on tape."""
+    try:
+        descriptor = steady.open_steady(source.root, entry.path)
+    except OSError as error:
+        raise SourceError(f"the file cannot be opened: {error.strerror}") from error
+    try:
+        if names := dropped_attributes(descriptor):
+            reason = "extended attributes are not kept: " + ", ".join(names)
+            kept.problems.append(Problem(source.name + "/" + show_path(entry.path), reason, failed=False))
+    finally:
+        os.close(descriptor)
 
 
 def _digest(source: Source, entry: Entry) -> Content:

@@ -6,6 +6,7 @@ the reader's business; this module says whether they can be believed.
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
@@ -36,9 +37,13 @@ def open_steady(root: bytes, path: bytes) -> int:
             inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             os.close(folder)
             folder = inner
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        found = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     finally:
         os.close(folder)
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise OSError(errno.EINVAL, "not a regular file any more")
+    return found
 
 
 def same_file(before: os.stat_result, after: os.stat_result) -> bool:

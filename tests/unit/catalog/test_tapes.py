@@ -149,10 +149,26 @@ def test_everything_is_unwritten_until_it_has_a_member(catalog: Catalog) -> None
 
 def test_what_ended_is_written_as_long_as_its_bytes_can_be_had(catalog: Catalog) -> None:
     kept, gone = version(b"kept", content(1)), replace(version(b"gone"), size_bytes=100)
+    in_place, empty = version(b"in place", content(2)), version(b"empty", EMPTY_CONTENT)
     folder = version(b"folder", kind=Kind.FOLDER)
-    record(catalog, kept, gone, folder)
-    end(catalog, (kept, 5), (gone, 5), (folder, 5))
-    assert unwritten(catalog) == [kept]
+    catalog.group_durable(group(kept, empty))
+    record(catalog, gone, in_place, folder)
+    end(catalog, (kept, 5), (gone, 5), (in_place, 5), (empty, 5), (folder, 5))
+    assert unwritten(catalog) == [kept, empty]
+
+
+def test_what_is_only_listed_is_written_once_no_good_pair_has_its_bytes(catalog: Catalog) -> None:
+    """Listed on a good pair, its bytes on another one that was fenced later; in place, the store has none."""
+    old, new = version(b"f", content(1)), version(b"f", content(1), seen_ns=5)
+    record(catalog, old)
+    bad, good = new_pair(catalog), new_pair(catalog)
+    write_object(catalog, bad, 1, [old])
+    record(catalog, new)
+    end(catalog, (old, 5))
+    list_all(catalog, good)
+    assert (unwritten(catalog), to_list(catalog)) == ([], [])
+    fence(catalog, bad)
+    assert (unwritten(catalog), to_list(catalog)) == ([new], [])
 
 
 def test_void_is_never_written_and_a_void_member_is_no_member(catalog: Catalog) -> None:
@@ -193,7 +209,7 @@ def test_empty_files_are_written_again_not_listed(catalog: Catalog) -> None:
 def test_what_a_fenced_pair_holds_or_lists_is_written_and_listed_again(catalog: Catalog) -> None:
     """Or a file whose mode alone changed would be named by no good tape, and said to be proven."""
     old, new = version(b"f", content(1)), version(b"f", content(1), seen_ns=5)
-    record(catalog, old)
+    catalog.group_durable(group(old))
     bad, good = new_pair(catalog), new_pair(catalog)
     write_object(catalog, bad, 1, [old])
     record(catalog, new)
