@@ -16,7 +16,6 @@ from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Select, Subquery, and_, exists, func, or_, select, update
-from sqlalchemy.orm import aliased
 
 from holdfast.catalog.bulk import execute_many
 from holdfast.catalog.files import IN_LIMIT, VERSION_COLUMNS, insert_new, version_from
@@ -147,7 +146,7 @@ def _newest_readings() -> Subquery:
     )
 
 
-_later = aliased(evidence, name="later")
+_later = evidence.alias("later")
 
 
 def _proven_copies() -> Select[Any, Any, Any]:

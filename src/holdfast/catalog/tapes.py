@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, exists, func, insert, select, update
-from sqlalchemy.orm import aliased
 
 from holdfast.catalog import files
 from holdfast.catalog.bulk import execute_many
@@ -272,8 +271,8 @@ def member_at(connection: Connection, object_id: uuid.UUID, offset: int) -> byte
 
 # -- what is still to be written
 
-_older = aliased(version, name="older")
-_older_member = aliased(member, name="older_member")
+_older = version.alias("older")
+_older_member = member.alias("older_member")
 
 
 def _on_good_pairs() -> Any:
