@@ -229,6 +229,9 @@ def parse_settings(folder: Path, document: dict[str, Any]) -> VaultSettings:
         block_bytes=reader.size("blocks", "block_size", 64 * 1024, BLOCK_LIMIT_BYTES),
         pack_bytes=reader.size("blocks", "pack_size", 64 * 1024, 2**40),
     )
+    library = reader.value("tape", "library", str)
+    if library != "virtual":
+        raise reader.wrong("tape", "library", "'virtual', the only kind so far", repr(library))
     tape = TapeSettings(
         cartridge_bytes=reader.size("tape", "cartridge_capacity", 4 * 2**20, 2**60),
         barcode_prefix=reader.matching("tape", "barcode_prefix", "[A-Z0-9]{1,4}"),

@@ -162,7 +162,9 @@ def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watc
             report.written_bytes += result.tape_bytes
             report.written_on += [barcode for barcode in _barcodes(pair) if barcode not in report.written_on]
             restless += _report_void(result, report)
-            watch.say(f"committed {result.objects} objects on {' and '.join(_barcodes(pair))}")
+            watch.say(
+                f"committed {result.objects} object{'' if result.objects == 1 else 's'} on {' and '.join(_barcodes(pair))}"
+            )
         report.stages.append(stage.done())
     return restless
 

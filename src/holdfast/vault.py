@@ -60,6 +60,7 @@ def owned(folder: Path, command: str, *, make: bool = False) -> Generator[Vault,
     settings = open_or_init_vault(folder) if make else open_vault(folder)
     with vault_lock(settings.lock_path, command):
         _settle(settings)
+        durable.make_folder(settings.state_path.parent)  # state is work, not fact: whoever removed it lost none
         with Catalog(settings.catalog_path) as catalog, RunLog(settings.state_path).running(command):
             _empty_scratch(settings.scratch_folder)
             _recover_store(settings, catalog)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Select, Subquery, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, Select, Subquery, and_, case, exists, func, or_, select, update
 
 from holdfast.catalog.bulk import execute_many
 from holdfast.catalog.files import IN_LIMIT, VERSION_COLUMNS, insert_new, version_from
@@ -235,10 +235,14 @@ def count_problems(connection: Connection) -> int:
 
 
 def is_releasable(connection: Connection, wanted: Content, *, virtual_counts: bool) -> bool:
-    """Law 4: two proven copies of the content on cartridges of different failure domains."""
+    """Law 4: two proven copies of the content on cartridges of different failure domains.
+
+    Virtual cartridges count only if the vault's owner has said so (`virtual_counts`), and then each for itself.
+    """
     copies = _proven_copies().subquery()
+    domain = case((cartridge.c.virtual.is_(True), cartridge.c.barcode), else_=cartridge.c.failure_domain)
     query = (
-        select(func.count(cartridge.c.failure_domain.distinct()))
+        select(func.count(domain.distinct()))
         .select_from(member)
         .join(content, content.c.id == member.c.content_id)
         .join(copies, copies.c.object_id == member.c.object_id)

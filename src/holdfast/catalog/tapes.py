@@ -160,6 +160,15 @@ def record_object(
     connection.execute(insert(tape_object).values(**values))
     row = connection.execute(known).scalar_one()
     versions = files.version_row_numbers(connection, [item.version_id for item in members])
+    unknown = next((item.version_id for item in members if item.version_id not in versions), None)
+    if unknown is not None:
+        raise IntegrityError(
+            "a tape holds a version that the catalog does not know: the catalog was lost, or is an old copy",
+            place=f"tape file {number} of pair {pair_id}",
+            expected=f"version {unknown}",
+            found="no such version",
+            hint="put back the newest copy of the vault's catalog folder; the files themselves can be had by rescue.py",
+        )
     contents = files.record_contents(connection, (item.content for item in members if item.content is not None))
     rows = [
         {
@@ -205,7 +214,7 @@ def record_tape_files(connection: Connection, barcode: str, new: Iterable[TapeFi
                 place=f"{barcode} tape file {item.number}",
                 expected=f"{known.kind}, BLAKE3 {known.blake3.hex()}",
                 found=f"{item.kind}, BLAKE3 {item.blake3.hex()}",
-                hint=f"write nothing to {barcode}, and read both copies: holdfast verify --all",
+                hint=f"write nothing to {barcode}, and read both copies: holdfast verify",
             )
 
 

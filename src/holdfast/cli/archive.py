@@ -70,26 +70,35 @@ def _lines(report: ArchiveReport) -> list[tuple[str, str]]:
         f"{kept.new_versions} new or changed, {kept.unchanged} unchanged, {kept.ended} ended"
     )
     saved = f"{kept.duplicate_files} duplicates saved {show_bytes(kept.duplicate_bytes)}"
+    stored = (
+        f"{_count(totals['blocks'], 'block')} ({show_bytes(totals['block_bytes'])}) "
+        f"in {_count(totals['packs'], 'pack')}; {saved}"
+    )
     return [
         ("vault", report.vault),
         ("found", found),
-        (
-            "store",
-            f"{totals['blocks']} blocks ({show_bytes(totals['block_bytes'])}) in {totals['packs']} packs; {saved}",
-        ),
-        (
-            "tape",
-            f"{report.objects} objects ({show_bytes(report.written_bytes)}) on each of {_names(report.written_on)}",
-        ),
-        (
-            "verified",
-            f"{report.tape_files} tape files ({show_bytes(report.read_bytes)}) of {_names(report.cartridges)}",
-        ),
+        ("store", stored),
+        ("tape", _written(report)),
+        ("verified", _read_back(report)),
     ]
 
 
-def _names(barcodes: list[str]) -> str:
-    return ", ".join(barcodes) or "no cartridge: nothing to do"
+def _written(report: ArchiveReport) -> str:
+    if not report.written_on:
+        return "nothing new to write"
+    size = show_bytes(report.written_bytes)
+    return f"{_count(report.objects, 'object')} ({size}) on each side: {', '.join(report.written_on)}"
+
+
+def _read_back(report: ArchiveReport) -> str:
+    if not report.cartridges:
+        return "nothing new to verify"
+    size = show_bytes(report.read_bytes)
+    return f"{_count(report.tape_files, 'tape file')} ({size}) of {', '.join(report.cartridges)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def show_stages(report: Report) -> None:

@@ -70,7 +70,7 @@ def _show(report: RestoreReport, to: Path) -> None:
         f"({show_bytes(report.planted_bytes)}) to {to}; {report.already_there} were there already"
     )
     for warning in report.warnings:
-        out.print(f"  DAMAGED COPY, another was taken: {warning}")
+        out.print(f"  DAMAGED COPY, passed over: {warning}")
     for error in report.errors:
         out.print(f"  FAILED: {error}")
 

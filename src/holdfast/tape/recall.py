@@ -65,7 +65,7 @@ def _damaged(place: TapePlace, content: Content, found: str) -> IntegrityError:
         place=f"{place.barcode} tape file {place.tape_file} byte {place.data_offset}",
         expected=f"SHA-256 {content.sha256.hex()}",
         found=found,
-        hint="its twin is tried next; holdfast verify --all shows what else is damaged",
+        hint="its twin is tried next; holdfast verify shows what else is damaged",
     )
 
 
