@@ -34,3 +34,16 @@ def _require_service(name: str, available: bool, reason: str) -> None:
 def require_service() -> Callable[[str, bool, str], None]:
     """`require_service(name, available, reason)`: skips with the reason where the service is missing, fails in CI."""
     return _require_service
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The sums of what tests counted with `record_property(what, number)`, to be quoted."""
+    sums: dict[str, int] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for what, number in report.user_properties if getattr(report, "when", "") == "call" else ():
+                sums[what] = sums.get(what, 0) + number
+    if sums:
+        terminalreporter.section("counted")
+    for what, total in sorted(sums.items()):
+        terminalreporter.write_line(f"{total:>7} {what}")
