@@ -26,9 +26,10 @@ def listen() -> None:
 
 
 def _on_signal(_number: int, _frame: FrameType | None) -> None:
-    if _asked.is_set() or not _stages_under_way:
+    again = _asked.is_set()
+    _asked.set()  # raised in a callback that swallows it, it is raised again when the next stage begins
+    if again or not _stages_under_way:
         raise KeyboardInterrupt
-    _asked.set()
 
 
 def check() -> None:
