@@ -175,3 +175,23 @@ def test_verify_everything_finds_nothing(tmp_path: Path, vault: Path, archived: 
     report = verify(vault, (), everything=True)
     assert report.exit_code() == 0
     assert report.tape_files >= 8
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_names_that_are_joined_or_parted_later_come_back_so(
+    tmp_path: Path, vault: Path, archived: Archive, in_place: bool
+) -> None:
+    night = tmp_path / "night"
+    night.mkdir()
+    (night / "m").write_bytes(b"one file")
+    (night / "x").write_bytes(b"linked" * 100)
+    (night / "y").hardlink_to(night / "x")
+    (night / "z").hardlink_to(night / "x")
+    assert archived(night, in_place=in_place).exit_code() == 0
+    (night / "a").hardlink_to(night / "m")  # a new name, met before the old one
+    for name in ("x", "z"):  # the same bytes and times, but files of their own: of the first name, and of another
+        shutil.copy2(night / name, night / "copy")
+        (night / "copy").rename(night / name)
+    assert archived(night, in_place=in_place).exit_code() == 0
+    bring_back(vault, tmp_path / "back", origin="tape")
+    assert differences(night, tmp_path / "back" / "night") == []

@@ -332,26 +332,12 @@ def present_at(connection: Connection, source_name: str, path: bytes) -> Present
     return None if row is None else present_from(row)
 
 
-def first_of_inode(
-    connection: Connection, source_name: str, device: int, inode: int, since_ns: int
-) -> uuid.UUID | None:
-    """The version with this inode that was seen since a time and is no hard link of another."""
+def leads_hard_links(connection: Connection, version_id: uuid.UUID) -> bool:
+    """Whether another version that is there now was recorded as a further name of this one's file."""
     query = (
-        select(version.c.uuid)
-        .join(source, source.c.id == version.c.source_id)
-        .where(
-            source.c.name == source_name,
-            version.c.inode == signed(inode),
-            version.c.device == signed(device),
-            version.c.looked_ns >= since_ns,
-            version.c.ended_ns.is_(None),
-            version.c.hard_link_of.is_(None),
-        )
-        .order_by(version.c.id)
-        .limit(1)
+        select(version.c.id).where(version.c.hard_link_of == version_id.bytes, version.c.ended_ns.is_(None)).limit(1)
     )
-    found = connection.scalar(query)
-    return None if found is None else uuid.UUID(bytes=found)
+    return connection.scalar(query) is not None
 
 
 def record_looks(connection: Connection, looks: Iterable[tuple[int, Sighting]]) -> None:

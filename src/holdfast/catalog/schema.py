@@ -99,7 +99,7 @@ version = Table(
     # one index for folders and paths: what lies in one folder lies together, so a million files cost no more each
     Index("version_path", "source_id", "folder_digest", "path_digest", "ended_ns"),
     Index("version_content", "content_id"),
-    Index("version_inode", "inode", "device"),
+    Index("version_hard_links", "hard_link_of"),
 )
 
 pack = Table(

@@ -174,7 +174,7 @@ class TreeKeeper:
             self.kept.unchanged += 1
             self._progress(entry.stat.st_size)
             self._remember_inode(
-                entry, known.version.id, ReadFile(entry, known.sighting.looked_ns, known.version.content)
+                entry, _group_of(known.version), ReadFile(entry, known.sighting.looked_ns, known.version.content)
             )
             return
         try:
@@ -182,10 +182,10 @@ class TreeKeeper:
         except SourceError as error:
             self.kept.problems.append(Problem(self._source.name + "/" + show_path(entry.path), error.message))
             return
-        if known is not None and self._is_same(file, known):
+        if known is not None and self._is_same(file, known) and self._is_linked_as_before(entry, known, first):
             self._recorder.look(known.row, file)
             self.kept.unchanged += 1
-            self._remember_inode(entry, known.version.id, file)
+            self._remember_inode(entry, _group_of(known.version), file)
         else:
             self._record(file, known, first)
 
@@ -205,6 +205,18 @@ class TreeKeeper:
             status = file.entry.stat
             return (status.st_ino, status.st_ctime_ns) == (known.sighting.inode, known.sighting.ctime_ns)
         return file.content is None or version.content == file.content
+
+    def _is_linked_as_before(self, entry: Entry, known: PresentVersion, first: uuid.UUID | None) -> bool:
+        """Whether the name belongs to the same hard links as when it was recorded."""
+        version, is_other_inode = known.version, entry.stat.st_ino != known.sighting.inode
+        if first is not None:
+            return _group_of(version) == first
+        if version.hard_link_of is not None:
+            return entry.stat.st_nlink > 1 and not is_other_inode
+        if not is_other_inode:
+            return True
+        with self._catalog.reading() as connection:
+            return not files.leads_hard_links(connection, version.id)
 
     def _read(self, entry: Entry) -> tuple[ReadFile, uuid.UUID | None]:
         """What the file holds; for a further hard link, what was read through the first one, and its version."""
@@ -236,9 +248,14 @@ class TreeKeeper:
         if file.is_duplicate:
             self.kept.duplicate_files += 1
             self.kept.duplicate_bytes += version.size_bytes
-        self._remember_inode(file.entry, version.id, file)
+        self._remember_inode(file.entry, _group_of(version), file)
         self.kept.new_versions += 1
 
-    def _remember_inode(self, entry: Entry, version_id: uuid.UUID, file: ReadFile) -> None:
+    def _remember_inode(self, entry: Entry, group: uuid.UUID, file: ReadFile) -> None:
         if entry.stat.st_nlink > 1 and entry.kind is Kind.FILE:
-            self._inodes.setdefault((entry.stat.st_dev, entry.stat.st_ino), (version_id, file))
+            self._inodes.setdefault((entry.stat.st_dev, entry.stat.st_ino), (group, file))
+
+
+def _group_of(version: FileVersion) -> uuid.UUID:
+    """What tells the names of one file from those of another: the version of the name that was met first."""
+    return version.hard_link_of or version.id

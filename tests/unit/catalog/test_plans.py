@@ -28,7 +28,7 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
     "present_in_folder": (lambda c: files.present_in_folder(c, SOURCE.name, b"a"), set()),
     "present_at": (lambda c: files.present_at(c, SOURCE.name, b"a/f"), set()),
     "versions_of_path": (lambda c: files.versions_of_path(c, SOURCE.name, b"a/f"), set()),
-    "first_of_inode": (lambda c: files.first_of_inode(c, SOURCE.name, 1, 2, 3), set()),
+    "leads_hard_links": (lambda c: files.leads_hard_links(c, uuid.UUID(int=1)), set()),
     "versions_by_id": (lambda c: files.versions_by_id(c, [ID]), set()),
     "version_row_numbers": (lambda c: files.version_row_numbers(c, [ID]), set()),
     "pack_is_sealed": (lambda c: files.pack_is_sealed(c, ID), set()),
