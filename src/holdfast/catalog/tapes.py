@@ -19,6 +19,7 @@ from holdfast.catalog.files import PAGE_ROWS, PresentVersion, insert_new, presen
 from holdfast.catalog.schema import (
     cartridge,
     content,
+    evidence,
     listing,
     member,
     pair,
@@ -467,3 +468,23 @@ def catalog_bound(connection: Connection, pair_id: uuid.UUID, line_bytes: int) -
     )
     count, names = connection.execute(query).one()
     return count * (line_bytes + 300) + 3 * int(names)
+
+
+def listing_bound(connection: Connection, pair_id: uuid.UUID, line_bytes: int) -> int:
+    """An upper bound, in bytes, of what a session's catalog lists beside the members: names, ends, readings."""
+    listed = (
+        select(func.count())
+        .select_from(listing)
+        .join(session, session.c.id == listing.c.session_id)
+        .join(pair, pair.c.id == session.c.pair_id)
+        .where(pair.c.uuid == pair_id.bytes)
+    )
+    ended = select(func.count()).select_from(version).where(version.c.ended_ns.is_not(None))
+    readings = select(func.count()).select_from(evidence).where(evidence.c.session_id.is_(None))
+    names = (connection.scalar(listed) or 0) + len(versions_to_list(connection))
+    others = (connection.scalar(ended) or 0) + (connection.scalar(readings) or 0)
+    return names * (line_bytes + 3 * NAME_BOUND_BYTES) + others * line_bytes
+
+
+NAME_BOUND_BYTES = 400
+"""Longer names are rarer than shorter ones: on average no name of a listed version is longer."""

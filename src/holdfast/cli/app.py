@@ -7,6 +7,7 @@ not what they were; 4 an operator is needed at the library; 5 somebody else work
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from typing import Annotated, Any, NoReturn
@@ -65,6 +66,7 @@ app.add_typer(tape.app, name="tape")
 def main() -> NoReturn:
     """Run the command line of this process and end the process."""
     stopping.listen()
+    logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())  # no traceback when Ctrl-C cuts a closing short
     sys.exit(run(sys.argv[1:]))
 
 

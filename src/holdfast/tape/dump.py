@@ -87,6 +87,7 @@ class Dumper:
         self.result = DumpResult()
         with library.catalog.reading() as connection:
             self._catalog_bytes = tapes.catalog_bound(connection, self._pair.id, plan.CATALOG_LINE_BYTES)
+            self._catalog_bytes += tapes.listing_bound(connection, self._pair.id, plan.CATALOG_LINE_BYTES)
 
     def dump(self, plans: Iterator[ObjectPlan]) -> DumpResult:
         """Write objects until there are no more or the pair is full; everything in the result is committed."""
@@ -115,6 +116,10 @@ class Dumper:
         pending_bytes = sum(item.committed.size_bytes for item in self._uncommitted)
         pending_members = sum(len(item.members) for item in self._uncommitted)
         return pending_bytes >= self._library.settings.tape.commit_bytes or pending_members >= COMMIT_MEMBERS
+
+    def has_room_for_catalog(self) -> bool:
+        """Whether a session that only lists versions still fits, with its margin."""
+        return self._room().holds(ObjectPlan())
 
     def _room(self) -> plan.Room:
         ends = self._ends[0]

@@ -70,8 +70,11 @@ def dump_session(library: TapeLibrary, pair: Pair, contents: ContentSource, prog
         with library.catalog.reading() as connection:
             versions = (present.version for present in tapes.unwritten_versions(connection))
             plans = plan_objects(versions, _object_bytes(library.settings))
-            result = Dumper(library, mounted, contents, progress).dump(plans)
-        if needs_catalog(library, pair) or _only_to_list(library):
+            dumper = Dumper(library, mounted, contents, progress)
+            result = dumper.dump(plans)
+        if not needs_catalog(library, pair) and not dumper.has_room_for_catalog():
+            result.full = True  # what is only to be listed goes on the next pair
+        elif needs_catalog(library, pair) or _only_to_list(library):
             close_session(library, mounted)
     if result.full:
         _close_pair(library, pair, result)
