@@ -31,8 +31,11 @@ class Recorder(Protocol):
 
     knows_contents: bool
 
-    def read(self, source: Source, entry: Entry, kept: Kept) -> ReadFile:
-        """The content of a file as it is now; raises `SourceError` when it cannot be read or holds not still."""
+    def read(self, source: Source, entry: Entry, known: PresentVersion | None, kept: Kept, /) -> ReadFile:
+        """The content of a file as it is now; raises `SourceError` when it cannot be read or holds not still.
+
+        `known` is what the catalog has at its path.
+        """
         ...
 
     def add(self, source: Source, version: FileVersion, file: ReadFile) -> None:
@@ -178,7 +181,7 @@ class TreeKeeper:
             )
             return
         try:
-            file, first = self._read(entry)
+            file, first = self._read(entry, known)
         except SourceError as error:
             self.kept.problems.append(Problem(self._source.name + "/" + show_path(entry.path), error.message))
             return
@@ -218,13 +221,13 @@ class TreeKeeper:
         with self._catalog.reading() as connection:
             return not files.leads_hard_links(connection, version.id)
 
-    def _read(self, entry: Entry) -> tuple[ReadFile, uuid.UUID | None]:
+    def _read(self, entry: Entry, known: PresentVersion | None) -> tuple[ReadFile, uuid.UUID | None]:
         """What the file holds; for a further hard link, what was read through the first one, and its version."""
         first = self._inodes.get((entry.stat.st_dev, entry.stat.st_ino)) if entry.stat.st_nlink > 1 else None
         if first is not None and steady.same_file(first[1].entry.stat, entry.stat):
             self._progress(entry.stat.st_size)
             return ReadFile(entry, first[1].looked_ns, first[1].content, first[1].ticket), first[0]
-        return self._recorder.read(self._source, entry, self.kept), None
+        return self._recorder.read(self._source, entry, known, self.kept), None
 
     def _record(self, file: ReadFile, known: PresentVersion | None, first: uuid.UUID | None) -> None:
         status = file.entry.stat

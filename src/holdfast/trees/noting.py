@@ -35,14 +35,12 @@ class NotingRecorder:
         self._looks: list[tuple[int, Sighting]] = []
         self._ends: list[VersionEnd] = []
 
-    def read(self, source: Source, entry: Entry, kept: Kept) -> ReadFile:
+    def read(self, source: Source, entry: Entry, known: PresentVersion | None, kept: Kept, /) -> ReadFile:
         looked_ns = steady.now_ns()
         self._progress(entry.stat.st_size)
         _look_inside(source, entry, kept)
         if entry.stat.st_size == 0:
             return ReadFile(entry, looked_ns, EMPTY_CONTENT)
-        with self._catalog.reading() as connection:
-            known = files.present_at(connection, source.name, entry.path)
         if known is None or known.version.content is None or known.version.size_bytes != entry.stat.st_size:
             return ReadFile(entry, looked_ns)
         kept.read_bytes += entry.stat.st_size

@@ -9,7 +9,7 @@ from typing import cast
 
 from holdfast.blocks import StoreWriter
 from holdfast.blocks.store import Pieces
-from holdfast.catalog import Catalog, files
+from holdfast.catalog import Catalog, PresentVersion, files
 from holdfast.errors import SourceError
 from holdfast.reports import Kept, Problem
 from holdfast.trees import steady
@@ -33,7 +33,7 @@ class StoringRecorder:
         self._progress = progress
         self._looks: list[tuple[int, Sighting]] = []
 
-    def read(self, source: Source, entry: Entry, kept: Kept) -> ReadFile:
+    def read(self, source: Source, entry: Entry, _known: PresentVersion | None, kept: Kept, /) -> ReadFile:
         for attempt in range(1, TRIES + 1):
             try:
                 return self._read_once(source, entry, kept)
