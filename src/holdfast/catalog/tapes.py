@@ -6,12 +6,13 @@ that cartridge (synchronous file mark, then the journal's fsync), so every row s
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, and_, exists, func, insert, select, update
+from sqlalchemy import Connection, Integer, Select, and_, bindparam, exists, func, insert, select, update
 
 from holdfast.catalog import files
 from holdfast.catalog.bulk import execute_many
@@ -381,19 +382,21 @@ class TapePlace:
     object_id: uuid.UUID
 
 
-def tape_places(connection: Connection, wanted: Content, *, limit: int | None = None) -> list[TapePlace]:
-    """Every committed copy of a content, those on cartridges that are not fenced first, newest last.
-
-    With a `limit`, only the copies of so many of its files: a content may be that of a hundred thousand.
-    """
+@functools.cache
+def _select_places(*, limited: bool) -> Select[Any, Any, Any, Any, Any]:
+    """Asked for every file of a restore, so the statement is made once."""
     held = (
         select(member.c.object_id, member.c.data_offset, member.c.number)
         .join(content, content.c.id == member.c.content_id)
-        .where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes, member.c.void.is_(False))
-        .limit(limit)
+        .where(
+            content.c.sha256 == bindparam("digest"),
+            content.c.size_bytes == bindparam("size"),
+            member.c.void.is_(False),
+        )
+        .limit(bindparam("most", type_=Integer) if limited else None)
         .subquery("held")
     )
-    rows = connection.execute(
+    return (
         select(
             cartridge.c.barcode,
             tape_file.c.number,
@@ -406,6 +409,17 @@ def tape_places(connection: Connection, wanted: Content, *, limit: int | None = 
         .join(tape_file, tape_file.c.object_id == tape_object.c.id)
         .join(cartridge, cartridge.c.id == tape_file.c.cartridge_id)
         .order_by(cartridge.c.fenced.is_not(None), cartridge.c.id, tape_file.c.number, held.c.number)
+    )
+
+
+def tape_places(connection: Connection, wanted: Content, *, limit: int | None = None) -> list[TapePlace]:
+    """Every committed copy of a content, those on cartridges that are not fenced first, newest last.
+
+    With a `limit`, only the copies of so many of its files: a content may be that of a hundred thousand.
+    """
+    rows = connection.execute(
+        _select_places(limited=limit is not None),
+        {"digest": wanted.sha256, "size": wanted.size_bytes} | ({} if limit is None else {"most": limit}),
     )
     return [TapePlace(r.barcode, r.number, r.first_block, r.data_offset, uuid.UUID(bytes=r.uuid)) for r in rows]
 
