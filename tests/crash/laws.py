@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from blake3 import blake3
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 from tests.crash.scenes import Scene, count_versions
 from tests.crash.sources import differences, facts_of
 
@@ -51,11 +51,12 @@ def demand(holds: bool, law: str, text: object) -> None:
 
 @dataclass
 class Packs:
-    """What lies whole in the packs: blocks by place, and the versions that manifests name."""
+    """What lies whole in the packs: blocks by place, and the versions, and their ends, that manifests name."""
 
     blocks: dict[tuple[uuid.UUID, int], Locator] = field(default_factory=dict[tuple[uuid.UUID, int], Locator])
     versions: set[uuid.UUID] = field(default_factory=set[uuid.UUID])
     sealed: set[uuid.UUID] = field(default_factory=set[uuid.UUID])
+    ends: set[uuid.UUID] = field(default_factory=set[uuid.UUID])
     named: list[tuple[str, Segment]] = field(default_factory=list[tuple[str, Segment]])
 
 
@@ -70,6 +71,7 @@ def read_packs(vault: Path) -> Packs:
                 elif record.header.type is RecordType.MANIFEST:
                     manifest = manifests.decode(packfile.read_payload(file.fileno(), record.header))
                     packs.versions.update(stored.version.id for stored in manifest.versions)
+                    packs.ends.update(end.version_id for end in manifest.ends)
                     packs.named += [(str(s.version.path), segment) for s in manifest.versions for segment in s.segments]
             if packfile.read_footer(file.fileno()) is not None:
                 packs.sealed.add(pack_id)
@@ -146,9 +148,11 @@ def catalog_of(vault: Path, scratch: Path) -> Iterator[Catalog | None]:
         shutil.rmtree(copy)
 
 
-def check_catalog(vault: Path, catalog: Catalog, packs: Packs) -> None:
-    """The catalog tells of nothing that packs and journals do not have."""
+def check_catalog(vault: Path, catalog: Catalog, packs: Packs, *, in_place: bool) -> None:
+    """The catalog tells of nothing that packs and journals do not have; in place, only it knows the versions."""
     with catalog.reading() as connection:
+        if not in_place:
+            _check_version_rows(connection, packs)
         rows = connection.execute(
             select(schema.block, schema.pack.c.uuid).join(schema.pack, schema.pack.c.id == schema.block.c.pack_id)
         )
@@ -167,6 +171,14 @@ def check_catalog(vault: Path, catalog: Catalog, packs: Packs) -> None:
         readings = {bytes(row) for row in connection.scalars(select(schema.evidence.c.uuid))}
     missing = readings - {uuid.UUID(entry["id"]).bytes for entry in evidence_of(vault)}
     demand(not missing, "law 1", f"{len(missing)} readings in the catalog are not in the evidence journal")
+
+
+def _check_version_rows(connection: Connection, packs: Packs) -> None:
+    rows = connection.execute(select(schema.version.c.uuid, schema.version.c.ended_ns)).all()
+    unnamed = {uuid.UUID(bytes=row.uuid) for row in rows} - packs.versions
+    demand(not unnamed, "law 1", f"the catalog knows {len(unnamed)} versions that no manifest names")
+    not_ended = {uuid.UUID(bytes=row.uuid) for row in rows if row.ended_ns is not None} - packs.ends
+    demand(not not_ended, "law 1", f"the catalog calls {len(not_ended)} versions ended, no manifest does")
 
 
 def _check_tape_rows(rows: list[tapes.TapeFile], barcode: str, committed: dict[str, tuple[Committed, ...]]) -> None:
@@ -192,7 +204,7 @@ def check_vault(vault: Path, scene: Scene, said: bytes, scratch: Path) -> OnTape
     on_tape = check_tapes(vault)
     with catalog_of(vault, scratch) as catalog:
         if catalog is not None:
-            check_catalog(vault, catalog, packs)
+            check_catalog(vault, catalog, packs, in_place=scene.in_place)
         check_said(vault, catalog, scene, said.decode())
     return on_tape
 

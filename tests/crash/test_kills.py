@@ -13,8 +13,8 @@ from tests.crash.test_states import is_quiet
 
 from holdfast.testing import Said, Write, run_killed_at, run_signalled_at
 
-KILLS = 48
-INTERRUPTS = 24
+KILLS = 32
+INTERRUPTS = 16
 PARTS = 4
 
 GetScene = Callable[[str], Scene]

@@ -11,14 +11,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.crash.laws import check_vault, explain, rerun_and_check
+from tests.crash.laws import check_manifests, check_vault, explain, read_packs, rerun_and_check
 from tests.crash.runs import spread
 from tests.crash.scenes import Scene, shrunk
 
-from holdfast.testing import Event, Recording, Said, State, Variant, Write, distinct_states
+from holdfast.testing import Event, Recording, Replayer, Said, State, Tree, Variant, Write, distinct_states
 
 PARTS = 8
 """The states of a scene are dealt out to so many tests, for two processes to share."""
+
+SCENES = {"night_one": 1.0, "night_two": 1.0, "in_place": 1.0, "two_pairs": 0.2}
+"""The scenes that are cut everywhere, and the part of their states that is taken: one has many large ones."""
+
+TEARINGS = 24
 
 QUIET_SHARE = 6
 """Of the cuts between two writes of SQLite to one file, amid one transaction, one in so many is taken."""
@@ -80,27 +85,53 @@ def test_law_6_resume_is_running_again_after_a_power_cut_at_a_few_prefixes(get_s
         check_states(scene, enumerate(spread(some, 5)), tmp_path / name)
 
 
+def test_law_3_a_manifest_names_only_durable_blocks_however_the_packs_are_torn(
+    get_scene: GetScene, tmp_path: Path, record_property: Count
+) -> None:
+    """Many ways to tear each write to the packs; only the packs are looked at."""
+    recording = get_scene("night_one").recording
+    replayer = Replayer(recording)
+    count = 0
+    for event in recording.events:
+        replayer.advance()
+        if not isinstance(event, Write) or not event.path.endswith(".pack"):
+            continue
+        for seed in range(TEARINGS):
+            packs = {path: node for path, node in replayer.tree("torn", seed).nodes.items() if is_of_packs(path)}
+            folder = tmp_path / "torn"
+            Tree(packs).write_to(folder)
+            check_manifests(read_packs(folder / "vault"))
+            shutil.rmtree(folder)
+            count += 1
+    assert count
+    record_property("ways to tear the packs", count)
+
+
+def is_of_packs(path: str) -> bool:
+    return path in (".", "vault") or path.startswith("vault/packs")
+
+
 @pytest.mark.crash
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("name", ["night_one", "night_two", "in_place"])
+@pytest.mark.parametrize("name", SCENES)
 def test_law_6_resume_is_running_again_after_a_power_cut_at_every_prefix(
     get_scene: GetScene, share: float, name: str, part: int, tmp_path: Path, record_property: Count
 ) -> None:
     scene = get_scene(name)
-    states = states_of(scene.recording, ["dropped", "torn"], share)
+    states = states_of(scene.recording, ["dropped", "torn"], share * SCENES[name])
     record_property("states after a power cut", check_states(scene, part_of(states, part), tmp_path))
 
 
 @pytest.mark.crash
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(PARTS))
-@pytest.mark.parametrize("name", ["night_one", "night_two", "in_place"])
+@pytest.mark.parametrize("name", SCENES)
 def test_law_6_resume_is_running_again_after_sigkill_at_every_event(
     get_scene: GetScene, share: float, name: str, part: int, tmp_path: Path, record_property: Count
 ) -> None:
     scene = get_scene(name)
-    states = states_of(scene.recording, ["killed"], share)
+    states = states_of(scene.recording, ["killed"], share * SCENES[name])
     record_property("states after SIGKILL", check_states(scene, part_of(states, part), tmp_path))
 
 
