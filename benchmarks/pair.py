@@ -12,7 +12,7 @@ TARGET = 0.85
 
 
 def measure(lab: Lab) -> list[Row]:
-    sizes = [128, 64, 64] if lab.quick else [512, 256, 128, 64, 64]
+    sizes = [256, 128, 64, 64] if lab.quick else [512, 256, 128, 64, 64]
     source = lab.folder / "large"
     total = sum(sizes) * MIB
     lab.need_bytes(4 * total)
@@ -22,7 +22,7 @@ def measure(lab: Lab) -> list[Row]:
     in_place, stored = Line("holdfast archive --in-place"), Line("holdfast archive (through the block store)")
     peers = [(Line(peer.name), peer) for peer in PEERS]
     interleave(
-        lab.rounds(full=5, quick=2),
+        lab.rounds(full=4, quick=2),
         [
             (in_place, lambda: archive(lab, source, "--in-place")),
             *((line, lambda peer=peer: peer.run(lab, source)) for line, peer in peers),

@@ -3,8 +3,8 @@
     tar c SOURCE | tee copy1 > copy2;  sync copy1 copy2;  sha256sum copy1 copy2
 
 Variants differ in the last step: both copies one after the other, both at once, with OpenSSL's SHA-256 (which uses
-the processor's own instructions where coreutils' may not), and after the copies' pages were dropped from memory, so
-that the disk is read, as Holdfast does it.
+the processor's own instructions where coreutils' may not), and each after the copies' pages were dropped from memory,
+so that the disk is read, as Holdfast does it.
 """
 
 from __future__ import annotations
@@ -64,8 +64,14 @@ class Peer:
 PEERS = (
     Peer("tar | tee; sync; sha256sum, one after the other", "sha256sum", at_once=False),
     Peer("tar | tee; sync; sha256sum, both at once", "sha256sum", at_once=True),
-    Peer("the same, copies dropped from memory first", "sha256sum", at_once=True, from_medium=True),
-    Peer("the same, dropped, hashed by OpenSSL", "openssl dgst -sha256", at_once=True, from_medium=True),
+    Peer("tar | tee; sync; OpenSSL sha256, both at once", "openssl dgst -sha256", at_once=True),
+    Peer("tar | tee; sync; drop pages; sha256sum, both at once", "sha256sum", at_once=True, from_medium=True),
+    Peer(
+        "tar | tee; sync; drop pages; OpenSSL sha256, both at once",
+        "openssl dgst -sha256",
+        at_once=True,
+        from_medium=True,
+    ),
 )
 
 

@@ -22,11 +22,19 @@ def main(data: Path, image: Path) -> None:
     rows = {row["id"]: row for row in document["rows"] if any(line["runs"] for line in row["lines"])}
     if not rows:
         raise SystemExit("nothing was measured")
-    plt.rcParams |= {"svg.hashsalt": "holdfast", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+    plt.rcParams |= {
+        "svg.hashsalt": "holdfast",
+        "svg.fonttype": "none",
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
     figure, axes = plt.subplots(len(rows), 1, figsize=(10, 2.1 * len(rows) + 0.8), squeeze=False)
     for axis, row in zip(axes[:, 0], rows.values(), strict=True):
         if row["id"] == "B4":
             _memory(axis, row)
+        elif row["id"] == "B5":
+            _cost(axis, row)
         else:
             _seconds(axis, row)
         axis.set_title(f"{row['id']}: {row['title']}", loc="left", fontweight="bold")
@@ -56,10 +64,11 @@ def _seconds(axis: Any, row: dict[str, Any]) -> None:
                 )
             left += seconds
         axis.plot([run["wall_s"] for run in line["runs"]], [place] * len(line["runs"]), "k.", markersize=3)
-        axis.text(left, place, f"  {line['figure']} {line['verdict']}", va="center", fontsize=7)
+        end = max([left, *(run["wall_s"] for run in line["runs"])])
+        axis.text(end, place, f"  {line['figure']} {line['verdict']}", va="center", fontsize=7)
     axis.set_yticks(range(len(_lines(row))), [line["what"] for line in _lines(row)], fontsize=7)
     axis.set_xlabel("seconds", fontsize=7)
-    axis.margins(x=0.25)
+    axis.margins(x=0.3)
 
 
 def _memory(axis: Any, row: dict[str, Any]) -> None:
@@ -69,6 +78,22 @@ def _memory(axis: Any, row: dict[str, Any]) -> None:
     axis.axvline(300, color="#c0392b", linewidth=1)
     axis.set_yticks(range(len(lines)), [line["what"] for line in lines], fontsize=7)
     axis.set_xlabel("peak resident MiB (line: the limit)", fontsize=7)
+
+
+def _cost(axis: Any, row: dict[str, Any]) -> None:
+    """Microseconds of a file: on the wall, and of the processor."""
+    lines = [line for line in _lines(row) if "us_a_file" in line["facts"]]
+    for place, line in enumerate(lines):
+        facts = line["facts"]
+        axis.barh(place - 0.18, facts["us_a_file"], color=SHADES[2], height=0.34)
+        axis.barh(place + 0.18, facts["cpu_us_a_file"], color=SHADES[0], height=0.34)
+        axis.text(facts["us_a_file"], place - 0.18, "  on the wall", va="center", fontsize=7)
+        axis.text(
+            facts["cpu_us_a_file"], place + 0.18, f"  of the processor {line['verdict']}", va="center", fontsize=7
+        )
+    axis.set_yticks(range(len(lines)), [line["what"] for line in lines], fontsize=7)
+    axis.set_xlabel("microseconds a file", fontsize=7)
+    axis.margins(x=0.3)
 
 
 if __name__ == "__main__":

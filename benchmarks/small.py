@@ -26,12 +26,12 @@ def measure_rates(lab: Lab) -> list[Row]:
     """B3."""
     source = _few(lab)
     ours = [(Line(f"holdfast archive, {name}"), options) for name, options in WAYS]
-    peer = Line(PEERS[2].name)
+    peer = Line(PEERS[3].name)
     interleave(
         lab.rounds(full=3, quick=1),
         [
             *((line, lambda options=options: archive(lab, source, *options)) for line, options in ours),
-            (peer, lambda: PEERS[2].run(lab, source)),
+            (peer, lambda: PEERS[3].run(lab, source)),
         ],
         lambda: clean(lab),
         lab.say,
@@ -130,10 +130,11 @@ def measure_growth(lab: Lab) -> list[Row]:
     remove(many)
     costs = {count: _cost(line.runs) for count, line in lines.items()}
     for count, line in lines.items():
+        line.facts = {"us_a_file": costs[count][0] * 1e6, "cpu_us_a_file": costs[count][1] * 1e6}
         line.figure = f"{costs[count][0] * 1e6:.0f} us, {costs[count][1] * 1e6:.0f} CPU-us a file"
     grown = costs[MANY][1] / costs[FEW][1]
     lines[MANY].figure += f"; {costs[MANY][0] / costs[FEW][0]:.2f} x, CPU {grown:.2f} x"
-    lines[MANY].facts = {"growth": costs[MANY][0] / costs[FEW][0], "cpu_growth": grown}
+    lines[MANY].facts |= {"growth": costs[MANY][0] / costs[FEW][0], "cpu_growth": grown}
     lines[MANY].verdict = "PASS" if grown <= FLAT else "FAIL"
     row.notes = [
         (
