@@ -109,7 +109,7 @@ class TreeKeeper:
         self._count(entry)
         known = self._known_at(entry.path)
         if entry.kind is Kind.FOLDER:
-            self._load_folder(entry.path)
+            self._known[entry.path] = self._present_in(entry.path)
         if known is not None and known.version.kind is not entry.kind:
             self._end(known, steady.now_ns())
             known = None
@@ -126,9 +126,9 @@ class TreeKeeper:
         with self._catalog.reading() as connection:
             return files.present_at(connection, self._source.name, path)
 
-    def _load_folder(self, path: bytes) -> None:
+    def _present_in(self, path: bytes) -> dict[bytes, PresentVersion]:
         with self._catalog.reading() as connection:
-            self._known[path] = files.present_in_folder(connection, self._source.name, path)
+            return files.present_in_folder(connection, self._source.name, path)
 
     def _folder_end(self, end: FolderEnd) -> None:
         known = self._known.pop(end.path, {})
@@ -149,15 +149,20 @@ class TreeKeeper:
             self.kept.problems.append(Problem(self._source.name + "/" + show_path(path), reason, failed=False))
 
     def _end(self, present: PresentVersion, now_ns: int) -> None:
-        """The version is gone, and so is everything under it, however deep."""
-        gone = [present]
-        while gone:
-            version = gone.pop().version
-            if version.kind is Kind.FOLDER:
-                with self._catalog.reading() as connection:
-                    gone += files.present_in_folder(connection, self._source.name, version.path).values()
-            self._recorder.end(VersionEnd(version.id, now_ns))
-            self.kept.ended += 1
+        """The version is gone, and so is everything under it, however deep.
+
+        What is in a folder ends before the folder does: were the run cut between two group commits, a folder that
+        is still there in the catalog leads the next run to what is left in it.
+        """
+        waiting = [(present, False)]
+        while waiting:
+            gone, emptied = waiting.pop()
+            if gone.version.kind is Kind.FOLDER and not emptied:
+                waiting.append((gone, True))
+                waiting += ((inside, False) for inside in self._present_in(gone.version.path).values())
+            else:
+                self._recorder.end(VersionEnd(gone.version.id, now_ns))
+                self.kept.ended += 1
 
     # -- folders and links
 
