@@ -19,6 +19,7 @@ from typing import Any
 
 from holdfast import durable
 from holdfast.errors import IntegrityError
+from holdfast.tape.drive.protocol import Position
 from holdfast.values import Side
 
 
@@ -49,8 +50,18 @@ class Committed:
     record_bytes: int
 
     @property
+    def begin(self) -> Position:
+        """Its first record."""
+        return Position(self.tape_file, 0, self.first_block)
+
+    @property
+    def end(self) -> Position:
+        """Just behind its file mark."""
+        return Position(self.tape_file + 1, 0, self.end_block)
+
+    @property
     def end_block(self) -> int:
-        """The block number just behind the tape file's mark."""
+        """The block number just behind its file mark."""
         return self.first_block + self.size_bytes // self.record_bytes + 1
 
 

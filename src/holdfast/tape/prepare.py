@@ -49,7 +49,7 @@ def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
     for cartridge, drive in mounted.sides():
         adopt_committed(library, cartridge, drive, buffer)
     for cartridge, drive in mounted.sides():
-        drive.locate(library.state(cartridge.barcode).committed[-1].end_block)
+        drive.locate(library.state(cartridge.barcode).committed[-1].end)
 
 
 def _check_journal(library: TapeLibrary, cartridge: Cartridge) -> None:
@@ -222,7 +222,7 @@ def check_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, bu
 
 def _digest_at(drive: TapeDrive, committed: Committed, buffer: RecordBuffer) -> bytes | None:
     try:
-        drive.locate(committed.first_block)
+        drive.locate(committed.begin)
         return read_tape_file(drive, buffer).blake3()
     except (EndOfData, MediaError):
         return None
@@ -249,8 +249,8 @@ def _copy(
     source: TapeDrive, target: TapeDrive, item: Committed, written: Sequence[Committed], buffer: RecordBuffer
 ) -> None:
     target = TrailerDrive(target)  # it fitted the twin: what early warning leaves is room enough
-    source.locate(item.first_block)
-    target.locate(written[-1].end_block)
+    source.locate(item.begin)
+    target.locate(written[-1].end)
     digest = blake3()
     while count := source.read_record(buffer.view):
         digest.update(buffer.view[:count])
@@ -309,7 +309,7 @@ def tape_file_of(item: Committed) -> TapeFile:
 
 def _read_members(cartridge: Cartridge, drive: TapeDrive, item: Committed, buffer: RecordBuffer) -> list[MemberFacts]:
     found: list[ReadMember] = []
-    drive.locate(item.first_block)
+    drive.locate(item.begin)
     reader = read_tape_file(drive, buffer, on_member=found.append)
     if reader.problem is not None or reader.blake3() != item.blake3:
         raise IntegrityError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from holdfast.catalog import TapePlace
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
-from holdfast.tape.drive import EndOfData, TapeDrive
+from holdfast.tape.drive import EndOfData, Position, TapeDrive
 from holdfast.tape.library import MountedPair, MountedSides
 from holdfast.tape.scan import RecordBuffer
 from holdfast.values import Content
@@ -76,28 +76,28 @@ class _RecordReader:
         self._drive = drive
         self._record_bytes = record_bytes
         self._buffer = RecordBuffer(record_bytes)
-        self._block = -1
+        self._held: Position | None = None
         self._count = 0
 
     def pieces(self, place: TapePlace, size_bytes: int) -> Iterator[memoryview]:
         """The bytes of a content, record by record, each good until the next."""
         skip_records, skip_bytes = divmod(place.data_offset, self._record_bytes)
-        block = place.first_block + skip_records
+        position = Position(place.tape_file, skip_records, place.first_block + skip_records)
         left = size_bytes
         while left:
-            record = self._record(block)
+            record = self._record_at(position)
             piece = record[skip_bytes : skip_bytes + left]
             if not piece:
                 raise EndOfData(place.barcode)
             left -= len(piece)
-            block, skip_bytes = block + 1, 0
+            position, skip_bytes = position.forward(1), 0
             yield piece
 
-    def _record(self, block: int) -> memoryview:
-        if block != self._block:
-            self._block = -1
-            if self._drive.tell() != block:
-                self._drive.locate(block)
+    def _record_at(self, position: Position) -> memoryview:
+        if position != self._held:
+            self._held = None
+            if self._drive.tell() != position:
+                self._drive.locate(position)
             self._count = self._drive.read_record(self._buffer.view)
-            self._block = block
+            self._held = position
         return self._buffer.view[: self._count]

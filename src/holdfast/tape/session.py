@@ -184,7 +184,7 @@ def _write_catalogs(
 ) -> list[Committed]:
     last = library.state(mounted.pair.cartridges[0].barcode).committed[-1]
     for drive in mounted.drives:
-        drive.locate(last.end_block)
+        drive.locate(last.end)
     committed: list[Committed] = []
     comment = layout.object_comment("catalog", session_id, mounted.pair.id)
     drives = [TrailerDrive(drive) for drive in mounted.drives]

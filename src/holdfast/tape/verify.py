@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from holdfast.catalog import Cartridge, Evidence, Pair, TapeFile, proof, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape import layout
-from holdfast.tape.drive import EndOfData, TapeDrive
+from holdfast.tape.drive import EndOfData, Position, TapeDrive
 from holdfast.tape.library import TapeLibrary
 from holdfast.tape.reader import ReadMember, TarReader, compare_with_manifest
 from holdfast.tape.scan import RecordBuffer, read_tape_file
@@ -201,7 +201,7 @@ def _read(
     problems: list[HoldfastError] = []
     reader: TarReader | None = None
     try:
-        drive.locate(item.first_block)
+        drive.locate(Position(item.number, 0, item.first_block))
         reader = read_tape_file(drive, buffer, on_member=seen.add, on_bytes=progress)
     except (EndOfData, MediaError) as error:
         problems.append(_unreadable(cartridge, item, error))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from holdfast.tape import checksums, layout
-from holdfast.tape.drive import EarlyWarning, TapeDrive
+from holdfast.tape.drive import EarlyWarning, Position, TapeDrive
 from holdfast.tape.fan import RecordFan
 from holdfast.tape.plan import manifest_header
 
@@ -40,17 +40,14 @@ class TrailerDrive:
     def rewind(self) -> None:
         self._drive.rewind()
 
-    def locate(self, block: int) -> None:
-        self._drive.locate(block)
+    def locate(self, position: Position) -> None:
+        self._drive.locate(position)
 
     def space_file_marks(self, count: int) -> None:
         self._drive.space_file_marks(count)
 
-    def tell(self) -> int:
+    def tell(self) -> Position:
         return self._drive.tell()
-
-    def used_bytes(self) -> int:
-        return self._drive.used_bytes()
 
 
 def write_small_tar(fan: RecordFan, comment: str, members: Iterable[tuple[bytes, bytes]]) -> None:

@@ -7,9 +7,30 @@ without rewinding (kernel documentation, Documentation/scsi/st.rst).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.errors import MediaError
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place on a tape, told in both ways: by file marks, and by blocks.
+
+    `record` is counted from the begin of the tape file, `block` from the begin of the tape. A drive that can locate
+    goes by the block; one that cannot rewinds, and spaces over file marks and records.
+    """
+
+    tape_file: int
+    record: int
+    block: int
+
+    def forward(self, records: int) -> Position:
+        """So many records further in the same tape file."""
+        return Position(self.tape_file, self.record + records, self.block + records)
+
+
+BEGIN_OF_TAPE = Position(0, 0, 0)
 
 
 class EarlyWarning(Exception):
@@ -52,18 +73,14 @@ class TapeDrive(Protocol):
 
     def rewind(self) -> None: ...
 
-    def locate(self, block: int) -> None:
-        """Go to a block number. Raises `MediaError` when the tape ends before it."""
+    def locate(self, position: Position) -> None:
+        """Go to a place whose tape file, record and block agree. Raises `MediaError` when the tape ends before it."""
         ...
 
     def space_file_marks(self, count: int) -> None:
         """Go forward over `count` file marks. Raises `EndOfData` when there are fewer."""
         ...
 
-    def tell(self) -> int:
-        """The block number of the next record or mark."""
-        ...
-
-    def used_bytes(self) -> int:
-        """Bytes of records before this point; marks count nothing."""
+    def tell(self) -> Position:
+        """Where the next record or mark is."""
         ...

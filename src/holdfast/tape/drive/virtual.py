@@ -28,7 +28,7 @@ from typing import Any
 from holdfast import durable
 from holdfast.errors import BusyError, CapacityError, MediaError
 from holdfast.tape.drive.passing import PassingPages
-from holdfast.tape.drive.protocol import EarlyWarning, EndOfData, EndOfMedium
+from holdfast.tape.drive.protocol import EarlyWarning, EndOfData, EndOfMedium, Position
 
 MARKS_NAME = "marks.jsonl"
 CARTRIDGE_NAME = "cartridge.json"
@@ -403,15 +403,19 @@ class VirtualDrive:
         self._end_writing()
         self._file, self._record = 0, 0
 
-    def locate(self, block: int) -> None:
-        if block < 0:
-            raise ValueError(f"no block has the number {block}")
+    def locate(self, position: Position) -> None:
+        if min(position.tape_file, position.record, position.block) < 0:
+            raise ValueError(f"no place is at {position}")
         self._end_writing()
-        number = bisect_right(self._first_blocks, block) - 1
-        record = block - self._first_blocks[number]
+        number = bisect_right(self._first_blocks, position.block) - 1
+        record = position.block - self._first_blocks[number]
         if record > (self._files[number].records if number < len(self._files) else 0):
             self._file, self._record = self._end_of_data()
-            raise self._fault("the tape ends before the block", f"block {block}", f"end of data at block {self.tell()}")
+            found = f"end of data at block {self.tell().block}"
+            raise self._fault("the tape ends before the block", f"block {position.block}", found)
+        if (number, record) != (position.tape_file, position.record):
+            found = f"tape file {number} record {record}"
+            raise self._fault("the tape is not laid out as it was told", str(position), found)
         self._file, self._record = number, record
 
     def _end_of_data(self) -> tuple[int, int]:
@@ -427,12 +431,8 @@ class VirtualDrive:
                 raise EndOfData(self.barcode)
             self._file, self._record = self._file + 1, 0
 
-    def tell(self) -> int:
-        return self._first_blocks[self._file] + self._record
-
-    def used_bytes(self) -> int:
-        before = self._first_bytes[self._file]
-        return before + (self._files[self._file].offset_of(self._record) if self._file < len(self._files) else 0)
+    def tell(self) -> Position:
+        return Position(self._file, self._record, self._first_blocks[self._file] + self._record)
 
 
 def early_warning_bytes(capacity_bytes: int) -> int:

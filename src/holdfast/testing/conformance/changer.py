@@ -8,6 +8,7 @@ import pytest
 
 from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape.changer import Changer
+from holdfast.tape.drive import BEGIN_OF_TAPE
 from holdfast.testing.conformance.drive import MARK, read_on, write
 
 
@@ -53,7 +54,7 @@ class ChangerConformance:
     ) -> None:
         drive = changer.load(barcodes[0], drives[0])
         assert drive.serial == drives[0]
-        assert drive.tell() == 0
+        assert drive.tell() == BEGIN_OF_TAPE
         inventory = changer.inventory()
         assert inventory.drives[drives[0]] == barcodes[0]
         assert inventory.drives[drives[1]] is None

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 from holdfast.errors import BusyError, CapacityError, IntegrityError, MediaError
-from holdfast.tape.drive import EarlyWarning, EndOfData, TapeDrive, VirtualDrive
+from holdfast.tape.drive import BEGIN_OF_TAPE, EarlyWarning, EndOfData, Position, TapeDrive, VirtualDrive
 from holdfast.tape.drive.virtual import CARTRIDGE_NAME, MARKS_NAME, early_warning_bytes, make_cartridge, read_cartridge
 from holdfast.testing import distinct_states, record, why_no_tracing
 from holdfast.testing.conformance import DriveMachine, TapeDriveConformance
@@ -143,7 +143,7 @@ def test_marks_go_before_the_data_they_vouch_for(load: Load, folder: Path) -> No
     """If the power fails in the middle of writing over, no mark may stand for data that are half gone."""
     drive = load()
     write(drive, [b"a", MARK, b"b", MARK, b"c", MARK], synchronous=True)
-    drive.locate(2)
+    drive.locate(Position(1, 0, 2))
     drive.write_record(memoryview(b"x"))  # no mark follows
     drive.abandon()
     assert read_on(load(), 512) == [b"a", MARK]
@@ -174,7 +174,7 @@ def test_a_missing_tape_file_is_an_error_and_the_others_are_read(load: Load, fol
     drive = load()
     with pytest.raises(MediaError, match="cannot be read"):
         drive.read_record(memoryview(bytearray(512)))
-    drive.locate(2)
+    drive.locate(Position(1, 0, 2))
     assert read_on(drive, 512) == [b"b", MARK]
 
 
@@ -261,7 +261,7 @@ def test_law_1_after_a_failed_sync_nothing_is_called_written(
         lambda: drive.write_record(memoryview(b"b")),
         lambda: drive.read_record(memoryview(bytearray(512))),
         drive.rewind,
-        lambda: drive.locate(0),
+        lambda: drive.locate(BEGIN_OF_TAPE),
         lambda: drive.space_file_marks(1),
     ):
         with pytest.raises(MediaError, match="cannot be put on the medium"):
@@ -324,7 +324,7 @@ def test_a_warning_is_not_swallowed_after_going_back(tmp_path: Path) -> None:
         drive.write_record(data)
     with pytest.raises(EarlyWarning):
         drive.write_record(data)
-    drive.locate(126)  # no write followed the warning
+    drive.locate(Position(0, 126, 126))  # no write followed the warning
     with pytest.raises(EarlyWarning):
         drive.write_record(data)
     drive.close()
@@ -353,7 +353,7 @@ def test_no_descriptor_is_left_open(folder: Path) -> None:
         write(drive, [b"a", MARK, b"b", MARK])
         drive.rewind()
         read_on(drive, 512)
-        drive.locate(0)
+        drive.locate(BEGIN_OF_TAPE)
         drive.write_record(memoryview(b"c"))
         end(drive)
         end(drive)  # twice does no harm
@@ -411,18 +411,17 @@ def test_three_thousand_tape_files(load: Load, folder: Path) -> None:
     drive = load()
     buffer = memoryview(bytearray(16))
     for number in reversed(read):
-        drive.locate(2 * number)
-        assert drive.tell() == 2 * number
-        assert drive.used_bytes() == 4 * number
+        drive.locate(Position(number, 0, 2 * number))
+        assert drive.tell() == Position(number, 0, 2 * number)
         assert bytes(buffer[: drive.read_record(buffer)]) == b"%04d" % number
-    drive.locate(6000)
+    drive.locate(Position(3000, 0, 6000))
     for _ in range(3):
         write(drive, [b"x", MARK], synchronous=True)
     drive.rewind()
     drive.space_file_marks(3003)
     with pytest.raises(EndOfData):
         drive.read_record(buffer)
-    drive.locate(6001)
+    drive.locate(Position(3000, 1, 6001))
     assert (folder / MARKS_NAME).read_text().startswith(marks)
 
 
@@ -440,10 +439,10 @@ def test_memory_does_not_grow_with_the_records(load: Load) -> None:
 COMMITS = """
 import sys
 from pathlib import Path
-from holdfast.tape.drive import VirtualDrive
+from holdfast.tape.drive import Position, VirtualDrive
 drive = VirtualDrive("D", Path(sys.argv[1]))
 def put(block, *names, synchronous=True):
-    drive.locate(block)
+    drive.locate(Position(block // 2, 0, block))
     for name in names:
         drive.write_record(memoryview(name.encode() * 1000))
         drive.write_file_mark(synchronous=synchronous)
@@ -454,7 +453,7 @@ put(2, "b", "c", synchronous=False)
 put(6, "d"); say("a", "b", "c", "d")
 say("a", "b")
 put(4, "e"); say("a", "b", "e")
-drive.locate(6)
+drive.locate(Position(3, 0, 6))
 drive.write_record(memoryview(b"f" * 1000))
 drive.close(); say("a", "b", "e", "f")
 """
