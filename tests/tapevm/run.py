@@ -22,7 +22,6 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
-
 from tests.tapevm import emulation
 
 HERE = Path(__file__).resolve().parent
