@@ -150,7 +150,7 @@ def test_writing_at_the_end_of_data_after_reading_there(stand: StStand) -> None:
     """On a blank tape, behind a record, and behind a mark: `st` comes to each end in another state."""
     drive = stand.load()
     expected: list[bytes | None] = []
-    for more in ([b"a"], [b"b", MARK], [b"c"], [MARK, MARK], [b"d", MARK]):
+    for more in ([b"a", b"A", b"1"], [b"b", b"B", MARK], [b"c", b"C"], [MARK, MARK], [b"d", b"D", b"4", MARK]):
         assert read_on(drive, 512) == expected
         write(drive, more)
         expected += more

@@ -29,6 +29,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -245,10 +246,8 @@ class StDrive:
         if node is None:
             return
         for step in (lambda: node.operate(Operation.SPACE_RECORDS, 0), node.close):
-            try:
+            with suppress(OSError):  # what counts is only what a mark was reported for
                 step()
-            except OSError:
-                continue  # what counts is only what a mark was reported for
         self._failure = self._fault("do anything", "it was let go", "a loaded cartridge", "load the cartridge again")
         self._position = None
 
@@ -272,14 +271,14 @@ class StDrive:
         self._writing, self._unsynced, self._warned = True, True, False
 
     def _write(self, data: memoryview) -> int:
-        met_end, self._met_end = self._met_end, False
-        try:
-            return self._opened().write(data)
-        except OSError as error:
-            # an end that the drive reported as that of the tape (GMT_EOT) makes `st` refuse the next write
-            if error.errno != errno.ENOSPC or not met_end:
-                raise
-            return self._opened().write(data)
+        node = self._opened()
+        if self._met_end:
+            # An end of data that the drive called the end of the tape (GMT_EOT) makes `st` refuse every second write
+            # from there on. Spacing over no records makes it forget that, and moves nothing.
+            self._met_end = False
+            with suppress(OSError):
+                node.operate(Operation.SPACE_RECORDS, 0)
+        return node.write(data)
 
     def _no_space(self) -> EarlyWarning | EndOfMedium:
         """ENOSPC: nothing was written. The next write is let through, so a second one in a row is the end."""

@@ -66,6 +66,7 @@ class FakeNode:
         self.owes_mark = False
         self.early = ""  # "", "warned" (the next write is refused), "refused" (the next one is let through)
         self.option_set = False
+        self.stuck = False  # an end that was none makes it refuse every second write
 
     @property
     def tape(self) -> Tape:
@@ -118,7 +119,8 @@ class FakeNode:
     def _read_at_end(self, buffer: memoryview) -> int:
         if self.drive.stale_at_end:
             self.end = 2 if self.after_mark else 1
-            self.early = "" if self.after_mark else "warned"
+            self.stuck = not self.after_mark
+            self.early = "warned" if self.stuck else ""
             buffer[:] = b"\xee" * len(buffer)
             return len(buffer)
         if self.after_mark:
@@ -147,7 +149,8 @@ class FakeNode:
         self.tape.items.append(item)
         self.at += 1
         self.end, self.after_mark = 0, item is MARK
-        self.early = "warned" if item is not MARK and self.tape.used_bytes() > self.tape.warning_bytes else ""
+        is_near_end = self.stuck or self.tape.used_bytes() > self.tape.warning_bytes
+        self.early = "warned" if item is not MARK and is_near_end else ""
 
     def close(self) -> None:
         self.drive.is_open = False
@@ -169,7 +172,7 @@ class FakeNode:
             raise fail(errno.EIO)
 
     def _moved(self, at: int) -> None:
-        self.at, self.end, self.early, self.owes_mark = at, 0, "", False
+        self.at, self.end, self.early, self.owes_mark, self.stuck = at, 0, "", False, False
         self.after_mark = at > 0 and self.tape.items[at - 1] is MARK
 
     def _rewind(self, _: int) -> None:
@@ -206,14 +209,14 @@ class FakeNode:
 
     def _space_records(self, count: int) -> None:
         assert count == 0
-        self.owes_mark = False
+        self.end, self.early, self.owes_mark, self.stuck = 0, "", False, False
 
     def _write_marks(self, count: int) -> None:
         if self.tape.is_write_protected:
             raise fail(errno.EACCES)
         for _ in range(count):
             self._put(MARK)
-        self.owes_mark = False
+        self.owes_mark = self.stuck = False
 
     def _write_marks_at_once(self, count: int) -> None:
         if not self.drive.marks_at_once:

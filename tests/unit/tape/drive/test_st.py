@@ -350,9 +350,9 @@ def test_writing_at_the_end_of_data_after_reading_there(items: list[bytes | None
     """An emulated drive calls the end of data that of the tape, and `st` refuses the next write."""
     drive = opened(node := Drive(Tape(items.copy()), tells=False, stale_at_end=True))
     assert read_on(drive, 9) == items
-    drive.write_record(memoryview(b"b"))
+    write(drive, [b"b", b"c", b"d"])
     drive.close()
-    assert node.tape == Tape([*items, b"b", MARK])
+    assert node.tape == Tape([*items, b"b", b"c", b"d", MARK])
 
 
 # -- the end of use
