@@ -28,10 +28,10 @@ class Shape:
     """What the library is made of. `barcodes` lie in the first slots, one each; the other slots are empty."""
 
     drives: int = 2
-    slots: int = 202
+    slots: int = 602
     ports: int = 1
     megabytes: int = 64
-    barcodes: tuple[str, ...] = tuple(f"HF{side}{number:03d}L6" for side in "AB" for number in range(1, 101))
+    barcodes: tuple[str, ...] = tuple(f"HF{side}{number:03d}L6" for side in "AB" for number in range(300))
 
     @property
     def units(self) -> range:

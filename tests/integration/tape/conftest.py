@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,10 +35,10 @@ class RealLibrary:
 
     changer: Path
     drives: dict[str, Path]  # devices by serial number
-    blanks: Iterator[tuple[str, int]] = field(init=False)
+    left: list[tuple[str, int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.blanks = iter(self._full_slots())
+        self.left = self._full_slots()
 
     def mtx(self, *words: str) -> str:
         command = ["mtx", "-f", str(self.changer), *words]
@@ -55,7 +54,17 @@ class RealLibrary:
 
     def blank(self) -> tuple[str, int]:
         """Barcode and slot of a blank cartridge; nobody gets it again."""
-        return next(self.blanks)
+        return self.left.pop()
+
+    def blank_prefixes(self) -> tuple[str, str]:
+        """A prefix for each side, each of ten barcodes that nobody has used; nobody gets them again."""
+        tens = [barcode[:5] for barcode, _ in self.left if barcode[5] == "0"]
+        pair = (
+            next(name for name in tens if name.startswith("HFA")),
+            next(name for name in tens if name.startswith("HFB")),
+        )
+        self.left = [(barcode, slot) for barcode, slot in self.left if not barcode.startswith(pair)]
+        return pair
 
     def element(self, serial: str) -> int:
         """The changer's number of a drive: the emulator counts both in the order of the logical units."""

@@ -209,7 +209,7 @@ class StDrive:
 
     def _set_up(self, node: StNode) -> None:
         """Variable blocks; at the begin; and can one go by block numbers?"""
-        self._write_protected = node.status().is_write_protected
+        self.is_write_protected = node.status().is_write_protected
         self._do("rewind", Operation.REWIND)
         self._do("set variable-block mode", Operation.SET_BLOCK_BYTES, 0)
         self._position = BEGIN_OF_TAPE
@@ -335,7 +335,7 @@ class StDrive:
         return self._logical and self._position is not None and self._told_block() == self._position.block
 
     def _check_writable(self, what: str) -> None:
-        if self._write_protected:
+        if self.is_write_protected:
             hint = "slide the cartridge's write-protect tab open if it may be written, then load it again"
             raise self._fault(what, "a write-protected cartridge", "a cartridge that can be written", hint)
 

@@ -178,6 +178,10 @@ class FakeNode:
     def _rewind(self, _: int) -> None:
         self._moved(0)
 
+    def _unload(self, _: int) -> None:
+        self._moved(0)
+        self.is_ready = False
+
     def _set_block_bytes(self, count: int) -> None:
         assert count == 0
 
