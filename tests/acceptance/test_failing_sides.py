@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from holdfast.tape.changer import VirtualChanger
 from holdfast.tape.drive import VirtualDrive
 from holdfast.tape.drive.virtual import data_path
 from holdfast.testing import flip_bit
+from holdfast.values import Side
 
 OPTIONS = InitOptions(
     block_size="64 KiB",
@@ -190,10 +191,10 @@ def test_without_a_blank_cartridge_the_good_side_stays_and_an_operator_is_asked(
 ) -> None:
     whole = VirtualChanger.scratch
 
-    def scratch(self: VirtualChanger, count: int, known: set[str]) -> tuple[str, ...]:
+    def scratch(self: VirtualChanger, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
         if known:
             raise OperatorNeeded("no blank cartridge", hint="put one into a slot, then run the same command again")
-        return whole(self, count, known)
+        return whole(self, sides, known)
 
     with pytest.MonkeyPatch.context() as patch, failing(from_on("HF0002L8", 2)):
         patch.setattr(VirtualChanger, "scratch", scratch)

@@ -14,6 +14,7 @@ from holdfast.tape.changer.elements import drive_serials, parse_status
 from holdfast.tape.changer.mtx import LibraryOptions, MtxChanger, MtxRobot, find_drives
 from holdfast.testing.conformance import ChangerConformance
 from holdfast.testing.conformance.drive import MARK, read_on, write
+from holdfast.values import Side
 
 Open = Callable[[], MtxChanger]
 
@@ -96,7 +97,7 @@ def test_the_device_may_be_named_by_the_library_s_serial_number(options: Library
 def test_both_drives_at_work_and_swapped(open_changer: Open) -> None:
     changer = open_changer()
     serials = sorted(changer.inventory().drives)
-    pair = changer.scratch(2, set())
+    pair = changer.scratch((Side.A, Side.B), set())
     for barcode, serial in zip(pair, serials, strict=True):
         write(changer.load(barcode, serial), [barcode.encode() * 1000, MARK], synchronous=True)
     for serial in serials:

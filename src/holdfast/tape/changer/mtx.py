@@ -30,6 +30,7 @@ from holdfast.tape.changer.protocol import Inventory
 from holdfast.tape.drive.mtio import Operation
 from holdfast.tape.drive.protocol import EndOfData
 from holdfast.tape.drive.st import READY_SECONDS, StDrive, StNode, open_node, serial_number
+from holdfast.values import Side
 
 MOVE_SECONDS = 600.0
 """A robot takes 10 to 30 s for a move, a large library with several robots minutes."""
@@ -166,7 +167,7 @@ class LibraryOptions:
     """
 
     drives: Mapping[str, Path]
-    scratch_prefixes: tuple[str, ...]
+    scratch_prefixes: tuple[str, str]
     elements: Mapping[str, int] | None = None
     cartridge_bytes: int | None = None
     ready_seconds: float = READY_SECONDS
@@ -312,22 +313,21 @@ class MtxChanger:
 
     # -- new cartridges
 
-    def scratch(self, count: int, known: set[str]) -> tuple[str, ...]:
-        """As the protocol says: from each prefix in turn, in order of the barcodes, from slots that are no port.
+    def scratch(self, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
+        """As the protocol says: from each side's prefix, in order of the barcodes, from slots that are no port.
 
         Law 5: whether a cartridge is blank is not guessed from its name. It is loaded into a free drive and read,
         once for as long as this is the owner. Write-protected ones are left out.
         """
-        pools = self._options.scratch_prefixes
         found: list[str] = []
-        for number in range(count):
-            prefix = pools[number % len(pools)]
+        for side in sides:
+            prefix = self._options.scratch_prefixes[0 if side is Side.A else 1]
             barcode = next((name for name in self._candidates(prefix, {*known, *found}) if self._is_blank(name)), None)
             if barcode is None:
                 raise OperatorNeeded(
                     "there are too few blank cartridges in the library",
                     place="the slots",
-                    expected=f"{count}, of which one more with a barcode that begins with {prefix}",
+                    expected=f"{len(sides)}, of which one more with a barcode that begins with {prefix}",
                     hint="put new cartridges into slots, then run the same command again",
                 )
             found.append(barcode)

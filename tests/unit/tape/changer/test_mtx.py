@@ -18,6 +18,7 @@ from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape.changer import Changer
 from holdfast.tape.changer.mtx import LibraryOptions, MtxChanger, MtxRobot, find_drives, match_drives
 from holdfast.testing.conformance import ChangerConformance
+from holdfast.values import Side
 
 
 @dataclass
@@ -170,7 +171,7 @@ def test_a_cartridge_in_the_port_can_be_loaded_and_is_no_scratch(library: FakeLi
     library.port = "HFA000L6"
     changer = opened()
     assert "HFA000L6" in changer.inventory().slots
-    assert changer.scratch(1, set()) == ("HFA001L6",)
+    assert changer.scratch((Side.A,), set()) == ("HFA001L6",)
     changer.load("HFA000L6", "DRVX")
     changer.unload("DRVX")
     assert library.slots[4] == "HFA000L6"  # not into the port: somebody might take it out
@@ -210,11 +211,11 @@ def test_a_drive_that_somebody_uses_is_not_unloaded(library: FakeLibrary, opened
 
 def test_sides_come_from_their_pools(opened: Open) -> None:
     changer = opened()
-    assert changer.scratch(2, set()) == ("HFA001L6", "HFB001L6")
-    assert changer.scratch(2, {"HFA001L6"}) == ("HFA002L6", "HFB001L6")
-    assert changer.scratch(4, set()) == ("HFA001L6", "HFB001L6", "HFA002L6", "HFB002L6")
+    assert changer.scratch((Side.A, Side.B), set()) == ("HFA001L6", "HFB001L6")
+    assert changer.scratch((Side.A, Side.B), {"HFA001L6"}) == ("HFA002L6", "HFB001L6")
+    assert changer.scratch((Side.A, Side.B) * 2, set()) == ("HFA001L6", "HFB001L6", "HFA002L6", "HFB002L6")
     with pytest.raises(OperatorNeeded, match="begins with HFA") as caught:
-        changer.scratch(1, {"HFA001L6", "HFA002L6"})
+        changer.scratch((Side.A,), {"HFA001L6", "HFA002L6"})
     assert caught.value.hint is not None
 
 
@@ -224,14 +225,14 @@ def test_law_5_each_cartridge_is_looked_into_once(library: FakeLibrary, opened: 
     library.tapes["HFB002L6"] = Tape(is_write_protected=True)
     library.slots[4] = "HFB003L6"
     changer = opened()
-    assert changer.scratch(2, set()) == ("HFA002L6", "HFB003L6")
+    assert changer.scratch((Side.A, Side.B), set()) == ("HFA002L6", "HFB003L6")
     count = len(library.moves)
-    assert changer.scratch(2, set()) == ("HFA002L6", "HFB003L6")
+    assert changer.scratch((Side.A, Side.B), set()) == ("HFA002L6", "HFB003L6")
     assert len(library.moves) == count
     changer.load("HFA002L6", "DRVX").write_file_mark(synchronous=True)
     changer.unload("DRVX")
     with pytest.raises(OperatorNeeded):
-        changer.scratch(1, set())
+        changer.scratch((Side.A,), set())
 
 
 def test_looking_into_cartridges_needs_a_free_drive(opened: Open) -> None:
@@ -239,14 +240,14 @@ def test_looking_into_cartridges_needs_a_free_drive(opened: Open) -> None:
     changer.load("HFA001L6", "DRVX")
     changer.load("HFB001L6", "DRVY")
     with pytest.raises(MediaError, match="no free drive"):
-        changer.scratch(1, set())
+        changer.scratch((Side.A,), set())
 
 
 def test_a_cartridge_that_cannot_be_read_is_told_and_put_back(library: FakeLibrary, opened: Open) -> None:
     library.drives[Path("/dev/nst1")].failing = {"READ": errno.EIO}
     changer = opened()
     with pytest.raises(MediaError, match="HFA001L6"):
-        changer.scratch(1, set())
+        changer.scratch((Side.A,), set())
     assert library.slots[0] == "HFA001L6"
 
 
