@@ -25,7 +25,7 @@ from holdfast.catalog import Catalog, schema
 from holdfast.config import InitOptions, init_vault
 from holdfast.journey import ArchiveRequest, archive
 from holdfast.testing import Recording, Replayer, Tree, record
-from holdfast.trees import steady
+from holdfast.trees import noting, steady
 
 OPTIONS = InitOptions(
     block_size="64 KiB",
@@ -40,12 +40,12 @@ OPTIONS = InitOptions(
 SMALL_CARTRIDGES = replace(OPTIONS, cartridge_capacity="4 MiB", object_size="400 KiB", pack_size="1 MiB")
 
 GROUP_VERSIONS = 6
-"""A group commit of the store for every so many names, where a real one has thousands."""
+"""A group commit of the store, or of the catalog in place, for every so many names, where a real one has thousands."""
 
 SHRUNK = f"""
 from holdfast.blocks import store
-from holdfast.trees import steady
-store.GROUP_VERSIONS = {GROUP_VERSIONS}
+from holdfast.trees import noting, steady
+store.GROUP_VERSIONS = noting.BATCH = {GROUP_VERSIONS}
 steady.RACY_NS = {{racy_ns}}
 from holdfast.cli import main
 main()
@@ -102,6 +102,7 @@ def shrunk(scene: Scene) -> Iterator[None]:
     """In this process, the sizes and trust that the recorded command had."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "GROUP_VERSIONS", GROUP_VERSIONS)
+        patch.setattr(noting, "BATCH", GROUP_VERSIONS)
         if scene.trusting:
             patch.setattr(steady, "RACY_NS", 0)
         yield
@@ -116,16 +117,21 @@ def _night_one(folder: Path) -> Scene:
     return _recorded("night_one", folder)
 
 
-def _night_two(folder: Path) -> Scene:
+def _night_two(folder: Path, *, in_place: bool = False) -> Scene:
     """Another night on the same pair of cartridges."""
     source, vault = folder / "night", folder / "work" / "vault"
     sources.make_night_one(source)
     init_vault(vault, OPTIONS)
-    report = archive(vault, ArchiveRequest(paths=(source,)))
+    report = archive(vault, ArchiveRequest(paths=(source,), in_place=in_place))
     assert report.exit_code() == 0
     before, between_ns = facts_of(source), steady.now_ns()
     sources.change_for_night_two(source)
-    return _recorded("night_two", folder, trusting=True, night_one=(between_ns, before))
+    name = "in_place_two" if in_place else "night_two"
+    return _recorded(name, folder, in_place=in_place, trusting=True, night_one=(between_ns, before))
+
+
+def _in_place_two(folder: Path) -> Scene:
+    return _night_two(folder, in_place=True)
 
 
 def _in_place(folder: Path) -> Scene:
@@ -152,6 +158,7 @@ MAKERS = {
     "night_one": _night_one,
     "night_two": _night_two,
     "in_place": _in_place,
+    "in_place_two": _in_place_two,
     "fresh": _fresh,
 }
 
