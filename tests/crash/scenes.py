@@ -23,8 +23,9 @@ from tests.crash.sources import Facts, facts_of
 from holdfast.blocks import store
 from holdfast.catalog import Catalog, schema
 from holdfast.config import InitOptions, init_vault
-from holdfast.journey import ArchiveRequest, archive
-from holdfast.testing import Recording, Replayer, Tree, record
+from holdfast.journey import ArchiveRequest, archive, verify
+from holdfast.tape.drive.virtual import data_path
+from holdfast.testing import Recording, Replayer, Tree, flip_bit, record
 from holdfast.trees import noting, steady
 
 OPTIONS = InitOptions(
@@ -58,7 +59,8 @@ class Scene:
 
     `trusting`: a file counts as unchanged however young it is, so that the rerun does not read it again.
     `versions`, `cartridges`: how many rows of versions in the catalog, and how many cartridges, an undisturbed run
-    leaves; `sessions`: how many it commits. `night_one`: the source as it was
+    leaves; `sessions`: how many it commits. `damaged`: a cartridge that holds other bytes than were written, and that
+    the run replaces. `night_one`: the source as it was
     when the recorded run began, and the time between, for scenes in which the vault held something already.
     """
 
@@ -71,6 +73,7 @@ class Scene:
     sessions: int = 1
     in_place: bool = False
     trusting: bool = False
+    damaged: str = ""
     night_one: tuple[int, dict[bytes, Facts]] | None = None
 
     @property
@@ -134,6 +137,20 @@ def _in_place_two(folder: Path) -> Scene:
     return _night_two(folder, in_place=True)
 
 
+def _mended(folder: Path) -> Scene:
+    """A cartridge was read back with other bytes: another one takes its place, copied from its twin."""
+    source, vault = folder / "night", folder / "work" / "vault"
+    sources.make_few(source)
+    init_vault(vault, OPTIONS)
+    report = archive(vault, ArchiveRequest(paths=(source,)))
+    assert report.exit_code() == 0
+    damaged = vault / "library/cartridges/HF0002L8"
+    flip_bit(data_path(damaged, 1), 5000)
+    assert verify(vault, (), everything=True).exit_code() != 0
+    scene = _recorded("mended", folder, trusting=True)
+    return replace(scene, damaged=damaged.name)
+
+
 def _in_place(folder: Path) -> Scene:
     sources.make_few(folder / "night")
     init_vault(folder / "work" / "vault", OPTIONS)
@@ -157,6 +174,7 @@ MAKERS = {
     "two_pairs": _two_pairs,
     "night_one": _night_one,
     "night_two": _night_two,
+    "mended": _mended,
     "in_place": _in_place,
     "in_place_two": _in_place_two,
     "fresh": _fresh,
