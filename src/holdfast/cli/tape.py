@@ -8,9 +8,10 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy import Connection
 
 from holdfast import handling
-from holdfast.catalog import tapes
+from holdfast.catalog import Cartridge, tapes
 from holdfast.cli.options import JsonOption, VaultOption
 from holdfast.cli.show import console, print_json
 from holdfast.config import vault_folder
@@ -42,7 +43,7 @@ def list_(vault: VaultOption = None, as_json: JsonOption = False) -> int:
     out.print(f"{'cartridge':<12}{'side':<6}{'twin':<12}{'state':<8}{'tape files':>10}{'used':>12}{'capacity':>12}")
     for row in rows:
         used, capacity = show_bytes(row["used_bytes"]), show_bytes(row["capacity_bytes"])
-        line = f"{row['barcode']:<12}{row['side']:<6}{row['twin']:<12}{row['state']:<8}"
+        line = f"{row['barcode']:<12}{row['side']:<6}{row['twin'] or '-':<12}{row['state']:<8}"
         out.print(f"{line}{row['tape_files']:>10}{used:>12}{capacity:>12}")
     return 0
 
@@ -52,22 +53,25 @@ def _rows(open_vault: Vault) -> list[dict[str, Any]]:
     with open_vault.catalog.reading() as connection:
         for pair in tapes.all_pairs(connection):
             for item, twin in zip(pair.cartridges, reversed(pair.cartridges), strict=True):
-                committed = tapes.tape_files(connection, item.barcode)
-                rows.append(
-                    {
-                        "barcode": item.barcode,
-                        "side": item.side.value,
-                        "twin": twin.barcode,
-                        "pair": str(pair.id),
-                        "state": "fenced" if item.fenced else pair.state,
-                        "fenced": item.fenced,
-                        "virtual": item.virtual,
-                        "tape_files": len(committed),
-                        "used_bytes": sum(tape_file.size_bytes for tape_file in committed),
-                        "capacity_bytes": item.capacity_bytes,
-                    }
-                )
+                rows.append(_row(connection, item, twin.barcode, pair.state))
+        rows += [_row(connection, item, None, "replaced") for item in tapes.replaced_cartridges(connection)]
     return rows
+
+
+def _row(connection: Connection, item: Cartridge, twin: str | None, state: str) -> dict[str, Any]:
+    committed = tapes.tape_files(connection, item.barcode)
+    return {
+        "barcode": item.barcode,
+        "side": item.side.value,
+        "twin": twin,
+        "pair": str(item.pair_id),
+        "state": "fenced" if item.fenced else state,
+        "fenced": item.fenced,
+        "virtual": item.virtual,
+        "tape_files": len(committed),
+        "used_bytes": sum(tape_file.size_bytes for tape_file in committed),
+        "capacity_bytes": item.capacity_bytes,
+    }
 
 
 BarcodeArgument = Annotated[str, typer.Argument(metavar="BARCODE", help="As `holdfast tape inventory` shows it.")]
