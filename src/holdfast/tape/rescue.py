@@ -40,8 +40,10 @@ BLOCK = 512
 ZEROS = bytes(BLOCK)
 BUFFER_BYTES = 1024 * 1024  # no record is larger
 
-MTIOCTOP, MTIOCPOS = 0x40086D01, 0x80086D03  # from <linux/mtio.h>
+MTIOCTOP, MTIOCGET, MTIOCPOS = 0x40086D01, 0x80306D02, 0x80086D03  # from <linux/mtio.h>
 MTFSF, MTFSR, MTREW, MTSETBLK = 1, 3, 6, 20
+MTGET = "@lllllii"  # mt_gstat is the fourth
+GMT_EOT, GMT_EOD = 0x20000000, 0x08000000
 BAD_RECORDS_LIMIT = 16  # after so many bad records in a row, go on with the next tape file
 
 FILE, HARD_LINK, SYMBOLIC_LINK, FOLDER = b"0", b"1", b"2", b"5"
@@ -142,7 +144,9 @@ class PlainFiles:
 
 
 class TapeDrive:
-    """A tape in a drive of Linux's `st`. A read that returns nothing is a file mark; two in a row end the data."""
+    """A tape in a drive of Linux's `st`. A read that returns nothing is a file mark; two in a row end the data, or the
+    driver says that it has ended.
+    """
 
     def __init__(self, path: str) -> None:
         self._drive = os.open(path, os.O_RDONLY)
@@ -180,7 +184,11 @@ class TapeDrive:
         while True:
             try:
                 record = os.read(self._drive, BUFFER_BYTES)
+                if self._at_end_of_data():  # what was read is no record: some drives give whatever they had before
+                    return
             except OSError as error:
+                if self._at_end_of_data():
+                    return
                 complain(f"record {self._position} of the tape cannot be read: {error.strerror}")
                 if not self._pass_bad_record(complain):
                     return
@@ -193,6 +201,14 @@ class TapeDrive:
                 yield record
             elif not self._bad_records:
                 return
+
+    def _at_end_of_data(self) -> bool:
+        """What the driver says of the last read."""
+        try:
+            answer = fcntl.ioctl(self._drive, MTIOCGET, bytes(struct.calcsize(MTGET)))
+        except OSError:
+            return False
+        return bool(struct.unpack(MTGET, answer)[3] & (GMT_EOT | GMT_EOD))
 
     def _pass_bad_record(self, complain: Complain) -> bool:
         """Whether the tape stands behind the bad record now, and reading may go on."""

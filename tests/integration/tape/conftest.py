@@ -66,6 +66,9 @@ class RealLibrary:
         self.left = [(barcode, slot) for barcode, slot in self.left if not barcode.startswith(pair)]
         return pair
 
+    def slot_of(self, barcode: str) -> int:
+        return next(slot for name, slot in self._full_slots() if name == barcode)
+
     def element(self, serial: str) -> int:
         """The changer's number of a drive: the emulator counts both in the order of the logical units."""
         return sorted(self.drives.values()).index(self.drives[serial])

@@ -202,3 +202,19 @@ def test_a_cartridge_that_was_taken_out_is_told(library: RealLibrary, stand: StS
     drive.abandon()
     stand.loaded.clear()
     assert read_on(stand.load(), 512) == [b"a", MARK]
+
+
+def test_a_reset_is_told_and_nothing_is_written_until_the_place_is_known(stand: StStand) -> None:
+    drive = stand.load()
+    write(drive, [b"a", MARK], synchronous=True)
+    drive.write_record(memoryview(b"b"))
+    generic = next(Path(f"/sys/class/scsi_tape/{stand.device.name}/device/scsi_generic").iterdir()).name
+    subprocess.run(["sg_reset", "-N", "-d", f"/dev/{generic}"], check=True, timeout=60)
+    with pytest.raises(MediaError, match="was reset"):
+        drive.write_record(memoryview(b"c"))
+    with pytest.raises(MediaError, match="was reset"):
+        drive.write_file_mark(synchronous=True)
+    drive.locate(Position(1, 0, 2))
+    write(drive, [b"d", MARK], synchronous=True)
+    drive.rewind()
+    assert read_on(drive, 512) == [b"a", MARK, b"d", MARK]

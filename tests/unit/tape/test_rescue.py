@@ -567,9 +567,21 @@ def test_somebody_who_is_not_root_extracts_closed_folders_again_and_again() -> N
 
 
 class FakeSt:
-    """/dev/nst0: `blocks` are records (bytes), marks (None) and bad spots (an OSError, raised when they are read)."""
+    """/dev/nst0: `blocks` are records (bytes), marks (None) and bad spots (an OSError, raised when they are read).
 
-    def __init__(self, blocks: Sequence[bytes | OSError | None], *, stays_before_bad: bool = False) -> None:
+    At the end of data a read gives nothing, or fails, or (`at_end`) gives what an emulated drive gives; the last two
+    times the status says what it is.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[bytes | OSError | None],
+        *,
+        stays_before_bad: bool = False,
+        at_end: bytes | OSError | None = None,
+    ) -> None:
+        self.at_end = at_end
+        self.told_end = False
         self.blocks = list(blocks)
         self.position = 7  # anywhere but at the begin
         self.stays_before_bad = stays_before_bad
@@ -577,7 +589,10 @@ class FakeSt:
 
     def read(self, limit: int) -> bytes:
         if self.position >= len(self.blocks):
-            return b""
+            self.told_end = self.at_end is not None
+            if isinstance(self.at_end, OSError):
+                raise self.at_end
+            return self.at_end or b""
         block = self.blocks[self.position]
         if isinstance(block, OSError):
             self.position += not self.stays_before_bad
@@ -590,6 +605,8 @@ class FakeSt:
     def ioctl(self, request: int, argument: bytes) -> bytes:
         if request == 0x80086D03:
             return struct.pack("@l", self.position)
+        if request == 0x80306D02:
+            return struct.pack("@lllllii", 0, 0, 0, 0x08000000 if self.told_end else 0x01000000, 0, 0, 0)
         assert request == 0x40086D01
         operation, count = struct.unpack("@hi", argument)
         if operation == 6:
@@ -696,6 +713,15 @@ def test_a_tape_that_ends_in_bad_records(drive: Callable[[FakeSt], str], tmp_pat
     assert quietly(said, ["extract", drive(FakeSt(blocks)), str(tmp_path / "out")]) == 1
     assert any("the tape cannot be read further" in line for line in said)
     assert contents(tmp_path / "out") == {b"s/a": b"1"}
+
+
+@pytest.mark.parametrize("at_end", [b"stale" * 1000, bad()])
+def test_the_driver_knows_the_end_of_data(drive: Callable[[FakeSt], str], at_end: bytes | OSError) -> None:
+    said: list[str] = []
+    assert quietly(said, ["verify", drive(FakeSt([], at_end=at_end))]) == 0
+    whole = records(tape_file([file(b"s/a", b"1")]))
+    assert quietly(said, ["verify", drive(FakeSt(whole, at_end=at_end))]) == 0
+    assert quietly(said, ["verify", drive(FakeSt(whole[:-1], at_end=at_end))]) == 0  # all but the mark
 
 
 def test_an_empty_tape(drive: Callable[[FakeSt], str]) -> None:

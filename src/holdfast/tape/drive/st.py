@@ -46,6 +46,7 @@ POLL_SECONDS = 0.25
 LARGEST_RECORD_BYTES = 2**20
 """Our records are no longer (the label's `record_bytes`); longer ones are passed all the same."""
 
+_RESET = ": the drive was reset or switched off, and where the tape stands is unknown"
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY})
 _READ_ONLY = frozenset({errno.EACCES, errno.EROFS, errno.EBADF, errno.EPERM})
 
@@ -399,6 +400,8 @@ class StDrive:
     def rewind(self) -> None:
         self._end_writing()
         self._do("rewind", Operation.REWIND)
+        if self._failure is not None:  # a reset makes the drive forget it
+            self._do("set variable-block mode", Operation.SET_BLOCK_BYTES, 0)
         self._arrive(BEGIN_OF_TAPE)
 
     def _arrive(self, position: Position) -> None:
@@ -409,6 +412,8 @@ class StDrive:
         if min(position.tape_file, position.record) < 0 or not _agrees(position):
             raise ValueError(f"there is no such place: {position}")
         self._end_writing()
+        if self._failure is not None:
+            self.rewind()
         if position == self._position:
             return
         if self._logical:
@@ -426,8 +431,8 @@ class StDrive:
             raise self._lose(self._fault(what, found, f"the tape at block {position.block}"))
 
     def _space_to(self, position: Position) -> None:
-        here = self._position
-        if here is None or (position.tape_file, position.record) < (here.tape_file, here.record):
+        here = self._known()
+        if (position.tape_file, position.record) < (here.tape_file, here.record):
             self.rewind()
             here = BEGIN_OF_TAPE
         if position.tape_file > here.tape_file:
@@ -525,16 +530,20 @@ class StDrive:
         return self._lose(self._fault(what, f"{_text(error)}{self._explained(error)}"))
 
     def _explained(self, error: OSError) -> str:
-        """What more is known of a failure. `st` answers with EIO to everything after a reset, until a rewind."""
+        """What more is known of a failure. After a reset `st` answers with EIO to everything until a rewind."""
         if error.errno != errno.EIO:
             return ""
         try:
             status = self._opened().status()
-        except OSError:
-            return ": the drive was reset or switched off, and where the tape stands is unknown"
+        except OSError:  # kernels before 6.14 do not even tell the status then
+            return _RESET
         if status.is_empty:
             return ": no cartridge in the drive"
-        return "" if status.is_ready else ": the drive is not ready"
+        if not status.is_ready:
+            return ": the drive is not ready"
+        # a locate makes `st` forget the tape file, too
+        knows = status.tape_file >= 0 or (self._logical and self._told_block() is not None)
+        return "" if knows else _RESET
 
     def _lose(self, failure: MediaError) -> MediaError:
         self._failure, self._position = failure, None

@@ -39,6 +39,7 @@ class Drive:
     marks_at_once: bool = True
     slow_opens: int = 0  # so many opens find it not ready
     was_reset: bool = False
+    old_kernel: bool = False  # tells nothing after a reset
     failing: dict[str, int] = field(default_factory=dict)
     is_open: bool = False
     calls: list[tuple[str, int]] = field(default_factory=list)
@@ -66,6 +67,7 @@ class FakeNode:
         self.owes_mark = False
         self.early = ""  # "", "warned" (the next write is refused), "refused" (the next one is let through)
         self.option_set = False
+        self.located = False
         self.stuck = False  # an end that was none makes it refuse every second write
 
     @property
@@ -84,14 +86,16 @@ class FakeNode:
     # -- the four ways to ask
 
     def status(self) -> Status:
-        if self.drive.was_reset:
+        if self.drive.was_reset and self.drive.old_kernel:
             raise fail(errno.EIO)
+        tape_file = -1 if self.drive.was_reset or self.located else 0  # no more of it is used
         loaded = self.drive.tape is not None
         protected = self.drive.tape is not None and self.drive.tape.is_write_protected
-        return Status(self.is_ready, not loaded, protected, bool(self.end or self.early), 0, 0)
+        return Status(self.is_ready, not loaded, protected, bool(self.end or self.early), 0, tape_file)
 
     def told_block(self) -> int:
         self._call("TELL")
+        self._check_reset()
         if not self.drive.tells:
             raise fail(errno.EIO)
         return self.at if self.option_set or self.drive.numbers_are_logical else self.at * 3
@@ -177,6 +181,7 @@ class FakeNode:
 
     def _rewind(self, _: int) -> None:
         self._moved(0)
+        self.located = False
 
     def _unload(self, _: int) -> None:
         self._moved(0)
@@ -196,6 +201,7 @@ class FakeNode:
             raise fail(errno.EIO)
         block = block if self.option_set or self.drive.numbers_are_logical else block // 3
         self._moved(min(block, len(self.tape.items)))
+        self.located = True
         if block > len(self.tape.items):
             raise fail(errno.EIO)
 

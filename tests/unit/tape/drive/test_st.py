@@ -28,6 +28,7 @@ KINDS = {
     "cannot tell": Drive(tells=False),
     "emulated": Drive(tells=False, stale_at_end=True),
     "marks wait": Drive(marks_at_once=False),
+    "old kernel": Drive(old_kernel=True),
 }
 RECORD_BYTES = 8192
 
@@ -231,7 +232,29 @@ def test_after_a_failure_nothing_is_done_until_the_place_is_known_again(kind: Dr
     assert read_on(drive, 9) == [b"b", MARK]
 
 
-def test_a_reset_is_told(kind: Drive) -> None:
+@pytest.mark.parametrize("position", [Position(0, 0, 0), Position(1, 0, 2)])
+def test_a_reset_is_told(kind: Drive, position: Position) -> None:
+    drive = opened(kind)
+    write(drive, [b"a", MARK, b"b", MARK])
+    drive.locate(position)
+    kind.was_reset = True
+    with pytest.raises(MediaError, match="was reset"):
+        drive.read_record(memoryview(bytearray(9)))
+    drive.locate(position)
+    assert ("SET_BLOCK_BYTES", 0) in kind.calls[4:]
+    assert read_on(drive, 9)[-2:] == [b"b", MARK]
+
+
+def test_a_failure_after_a_locate_is_no_reset() -> None:
+    drive = opened(kind := Drive(Tape([b"a", MARK, b"b", MARK])))
+    drive.locate(Position(1, 0, 2))
+    kind.failing["READ"] = errno.EIO
+    with pytest.raises(MediaError) as caught:
+        drive.read_record(memoryview(bytearray(9)))
+    assert "reset" not in str(caught.value)
+
+
+def test_a_reset_while_writing(kind: Drive) -> None:
     drive = opened(kind)
     write(drive, [b"a", MARK, b"b"])
     kind.was_reset = True
