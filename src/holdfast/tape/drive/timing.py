@@ -206,6 +206,7 @@ class DriveTimer:
         self._mode = ""  # "write", "read", or nothing under way
         self._fill = 0.0  # of the buffer
         self._runs = False  # the tape
+        self._starved = False  # it came to stand though the host was not done
         self._ready_s = 0.0  # when it can run again
         self._to_turn = generation.wrap_bytes
         self._flushing = False
@@ -228,7 +229,7 @@ class DriveTimer:
 
     def lost_power(self) -> None:
         """What was in the buffer is gone; no time passes."""
-        self._mode, self._fill, self._runs = "", 0.0, False
+        self._mode, self._fill, self._runs, self._starved = "", 0.0, False, False
 
     def wrote(self, at_byte: int, size_bytes: int) -> None:
         """A record was handed over, to lie at this distance from the begin of the tape."""
@@ -304,10 +305,10 @@ class DriveTimer:
     def _settle(self) -> None:
         """Put what was written on the tape, forget what was read ahead, and stop."""
         if self._mode == "write" and self._fill > TINY_BYTES:
-            self._flushing = self._runs = True
+            self._flushing = True
             self._run_to(0.0)
             self._flushing = False
-        self._mode, self._fill, self._runs = "", 0.0, False
+        self._mode, self._fill, self._runs, self._starved = "", 0.0, False, False
 
     def _pass(self, seconds: float) -> None:
         self._run(self.now_s + seconds)
@@ -320,7 +321,7 @@ class DriveTimer:
         self._pass(self._host_s(piece))
         room = self.generation.buffer_bytes - piece
         if self._fill > room:
-            self._runs = True
+            self._start()
             self._run_to(room)
         self._fill += piece
 
@@ -328,7 +329,8 @@ class DriveTimer:
         """The host takes a piece; it waits until the tape has given it. A stopped tape starts before it is missed."""
         self._pass(self._host_s(piece))
         needed = min(self.generation.reposition_s * (self.host_bytes_s or 0.0), self.generation.buffer_bytes / 2)
-        self._runs = self._runs or self._fill <= max(piece, needed)
+        if self._fill <= max(piece, needed):
+            self._start()
         if self._fill < piece:
             self._run_to(piece)
         self._fill = max(0.0, self._fill - piece)
@@ -337,8 +339,8 @@ class DriveTimer:
         """Let the tape run until the buffer holds so much."""
         while abs(self._fill - fill) > TINY_BYTES:
             way = min(abs(self._fill - fill), self._to_turn)
+            self._start()
             self._run(max(self.now_s, self._ready_s) + way / self._speed())
-            self._runs = True
 
     def _speed(self) -> float:
         """The quicker of the two speeds around the host's while there is more than half a buffer to run, else the other."""
@@ -372,9 +374,14 @@ class DriveTimer:
         if self._left_to_run() <= TINY_BYTES:
             self._stop()
 
+    def _start(self) -> None:
+        """A tape that came to stand amid the work, and starts again, has done a back-hitch."""
+        self.counts.back_hitches += self._starved
+        self._runs, self._starved = True, False
+
     def _stop(self) -> None:
-        """The buffer is empty, or full: unless that was meant, the tape has to go back and take a run."""
+        """The buffer is empty, or full: unless that was meant, the tape goes back, to take a run when it starts."""
         self._runs = False
         if not self._flushing:
-            self.counts.back_hitches += 1
+            self._starved = True
             self._ready_s = max(self._ready_s, self.now_s + self.generation.reposition_s)
