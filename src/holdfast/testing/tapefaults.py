@@ -93,7 +93,7 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class TapeFault:
-    """One trouble, at the `nth` operation (from 1) that all of these patterns match; `block` None: at any.
+    """One trouble, at the `nth` operation (from 1) that it can befall and that all of these match; None: any does.
 
     `after`: the operation is done first (for `ENDS` only).
     """
@@ -104,6 +104,7 @@ class TapeFault:
     operation: str = "*"
     nth: int = 1
     block: int | None = None
+    number: int | None = None
     after: bool = False
 
     def matches(self, operation: Operation) -> bool:
@@ -113,6 +114,7 @@ class TapeFault:
             and fnmatch.fnmatchcase(operation.barcode, self.barcode)
             and fnmatch.fnmatchcase(operation.name, self.operation)
             and self.block in (None, operation.block)
+            and self.number in (None, operation.number)
         )
 
 

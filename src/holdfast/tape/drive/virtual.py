@@ -174,6 +174,8 @@ class VirtualDrive:
 
     def abandon(self) -> None:
         """Let the cartridge go without writing anything: for a drive that failed."""
+        if self._timer is not None:
+            self._timer.lost_power()
         self._failure = self._failure or self._fault("the drive is empty", "a loaded cartridge", "it was unloaded")
         self._close_data()
         if self._lock >= 0:
