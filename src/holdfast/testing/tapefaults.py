@@ -210,6 +210,7 @@ class Troubles:
         self.rates = dict(rates or {})
         self._waiting = [_Waiting(fault, fault.nth) for fault in faults]
         self._seed = seed
+        self._repairs = 0
         self._dice: dict[str, random.Random] = {}
         self._numbers: dict[str, int] = {}
         self._lasting = _Lasting()
@@ -221,9 +222,15 @@ class Troubles:
         assert not missing, f"these faults did not happen: {missing}"
 
     def repair_drives(self) -> None:
-        """Drives that died work again, and a process that was stopped runs again; what ails cartridges stays."""
+        """Drives that died work again, and a process that was stopped runs again; what ails cartridges stays.
+
+        The dice are others from here on: how far a drive came before, which may hang on the other one's thread, does
+        not change what comes.
+        """
         self._lasting.dead.clear()
         self._lasting.is_stopped = False
+        self._repairs += 1
+        self._dice.clear()
 
     def quiet(self) -> None:
         """Nothing new goes wrong from now on."""
@@ -266,7 +273,7 @@ class Troubles:
         return self._throw(operation), False
 
     def _throw(self, operation: Operation) -> Trouble | None:
-        dice = self._dice.setdefault(operation.drive, random.Random(f"{self._seed} {operation.drive}"))
+        dice = self._dice.setdefault(operation.drive, random.Random(f"{self._seed} {self._repairs} {operation.drive}"))
         for trouble, rate in self.rates.items():
             if operation.name in CALLS.get(trouble, frozenset({operation.name})) and dice.random() < rate:
                 return trouble

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from holdfast.errors import MediaError
 from holdfast.tape.changer import VirtualChanger
-from holdfast.tape.drive import EarlyWarning, EndOfData, EndOfMedium
-from holdfast.tape.drive.virtual import MARKS_NAME, VirtualDrive
+from holdfast.tape.drive import EarlyWarning, EndOfData, EndOfMedium, TapeDrive
+from holdfast.tape.drive.virtual import MARKS_NAME, VirtualDrive, make_cartridge
+from holdfast.testing.conformance import DriveMachine, TapeDriveConformance
 from holdfast.testing.conformance.drive import MARK, place, read_on, write
 from holdfast.testing.tapefaults import (
     FaultyChanger,
@@ -251,3 +255,56 @@ def test_power_cuts_differ(stand: Stand) -> None:
         sizes.add(lose_buffers(stand.folder, random.Random(seed)))
     assert {0, 700} < sizes
     assert len(sizes) > 5
+
+
+# -- without troubles it is a drive like any other, and a power cut by `lose_buffers` is one that it survives
+
+
+class FaultyStand:
+    """Virtual cartridges in faulty drives that have no troubles; power cuts tear at random."""
+
+    largest_record_bytes = 8192
+    capacity_bytes: int | None = 4 * 2**20
+    can_cut_power = True
+
+    def __init__(self, folder: Path, capacity_bytes: int = 4 * 2**20) -> None:
+        self.folder = folder
+        self.dice = random.Random(str(capacity_bytes))
+        make_cartridge(folder, "HF0001L8", capacity_bytes)
+
+    def load(self) -> FaultyDrive:
+        return FaultyDrive(VirtualDrive("VDRIVE-0", self.folder), "HF0001L8", Troubles())
+
+    def unload(self, drive: TapeDrive) -> None:
+        assert isinstance(drive, FaultyDrive)
+        assert isinstance(drive.drive, VirtualDrive)
+        drive.drive.close()
+
+    def cut_power(self, drive: TapeDrive) -> None:
+        assert isinstance(drive, FaultyDrive)
+        assert isinstance(drive.drive, VirtualDrive)
+        drive.drive.abandon()
+        lose_buffers(self.folder, self.dice)
+
+    def close(self) -> None:
+        pass
+
+
+class TestFaultyDrive(TapeDriveConformance):
+    @pytest.fixture
+    def stand(self, tmp_path: Path) -> FaultyStand:
+        return FaultyStand(tmp_path / "HF0001L8")
+
+
+class FaultyDriveMachine(DriveMachine):
+    def make_stand(self) -> FaultyStand:
+        self.top = tempfile.mkdtemp()
+        return FaultyStand(Path(self.top) / "HF0001L8", 2**30)
+
+    def teardown(self) -> None:
+        super().teardown()
+        shutil.rmtree(self.top)
+
+
+TestFaultyDriveMachine = FaultyDriveMachine.TestCase
+TestFaultyDriveMachine.settings = settings(max_examples=20, stateful_step_count=40)
