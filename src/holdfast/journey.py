@@ -10,18 +10,19 @@ the work; this page only says in which order, and what is reported.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.catalog import Pair, files, proof, tapes
-from holdfast.errors import CapacityError, HoldfastError, SourceError
+from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded, SourceError
 from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch
 from holdfast.tape.contents import StoredContents
 from holdfast.tape.dump import DumpResult
 from holdfast.tape.library import TapeLibrary
-from holdfast.tape.pairs import dump_session, pairs_to_write, smallest_room
+from holdfast.tape.pairs import PairsToWrite, dump_session, is_whole, smallest_room
 from holdfast.tape.plan import fits_blank
-from holdfast.tape.verify import adopt_evidence, verify_pair, wanted_files, wants_verifying
+from holdfast.tape.verify import adopt_evidence, fence_unreadable, verify_pair, wanted_files, wants_verifying
 from holdfast.trees.keep import Recorder, TreeKeeper
 from holdfast.trees.noting import InPlaceContents, NotingRecorder
 from holdfast.trees.scope import Scope, check_paths, find_scopes
@@ -65,7 +66,10 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
             if not restless:
                 break
         report.errors += restless
-        _verify(library, [p for p in library.pairs() if wants_verifying(library, p)], report, watch, everything=False)
+        _verify_new(library, report, watch)
+        if _fence_unreadable(library, report):
+            _dump(vault, library, report, watch)
+            _verify_new(library, report, watch)
         _conclude(vault, scopes, report)
     return report
 
@@ -152,21 +156,43 @@ def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: 
 def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> list[HoldfastError]:
     """Write what no tape holds yet, pair after pair; what is returned are files that must be noted again, and why."""
     restless: list[HoldfastError] = []
+    failures: dict[uuid.UUID, list[HoldfastError]] = {}
     with vault.catalog.reading() as connection:
         total_bytes = tapes.count_unwritten_bytes(connection)
     with watch.stage("dump", total_bytes) as stage, vault.store_reader() as reader:
         contents = StoredContents(vault.catalog, reader, InPlaceContents(vault.catalog))
-        for pair in pairs_to_write(library):
-            result = dump_session(library, pair, contents, stage.advance)
+        pairs = PairsToWrite(library)
+        while (pair := pairs.next()) is not None:
+            failed = failures.setdefault(pair.id, [])
+            try:
+                result = dump_session(library, pair, contents, stage.advance)
+            except MediaError as error:
+                failed.append(error)
+                continue
+            except OperatorNeeded as error:
+                failed.append(error)
+                pairs.give_up(pair)
+                continue
+            failed += result.lost
             report.objects += result.objects
             report.written_bytes += result.tape_bytes
-            report.written_on += [barcode for barcode in _barcodes(pair) if barcode not in report.written_on]
+            report.written_on += [barcode for barcode in result.barcodes if barcode not in report.written_on]
             restless += _report_void(result, report)
             watch.say(
-                f"committed {result.objects} object{'' if result.objects == 1 else 's'} on {' and '.join(_barcodes(pair))}"
+                f"committed {result.objects} object{'' if result.objects == 1 else 's'} on {' and '.join(result.barcodes)}"
             )
         report.stages.append(stage.done())
+    _report_failures(library, failures, report)
     return restless
+
+
+def _report_failures(
+    library: TapeLibrary, failures: dict[uuid.UUID, list[HoldfastError]], report: ArchiveReport
+) -> None:
+    """What went wrong on a pair that is whole again is worth knowing; on one that is not, it is an error."""
+    for pair in library.pairs():
+        met = failures.get(pair.id, [])
+        (report.warnings if pair.state == "fenced" or is_whole(library, pair) else report.errors).extend(met)
 
 
 def _report_void(result: DumpResult, report: ArchiveReport) -> list[HoldfastError]:
@@ -177,6 +203,21 @@ def _report_void(result: DumpResult, report: ArchiveReport) -> list[HoldfastErro
         item.reason.hint = item.reason.hint or "run the same command again when nothing changes the file"
         (restless if item.version.content is None else report.errors).append(item.reason)
     return restless
+
+
+def _verify_new(library: TapeLibrary, report: VerifyReport, watch: Watch) -> None:
+    pairs = [pair for pair in library.pairs() if wants_verifying(library, pair)]
+    _verify(library, pairs, report, watch, everything=False)
+
+
+def _fence_unreadable(library: TapeLibrary, report: ArchiveReport) -> bool:
+    """Fence sides that were read back with other bytes than their proven twins; whether there were any."""
+    fenced = [error for pair in library.pairs() if (error := fence_unreadable(library, pair)) is not None]
+    barcodes = tuple(f"{error.place} ".split()[0] for error in fenced)
+    mended = [error for error in report.errors if (error.place or "").startswith(barcodes)] if barcodes else []
+    report.errors = [error for error in report.errors if error not in mended]
+    report.warnings += mended + fenced
+    return bool(fenced)
 
 
 def _verify(library: TapeLibrary, pairs: list[Pair], report: VerifyReport, watch: Watch, *, everything: bool) -> None:

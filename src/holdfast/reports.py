@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Protocol
 
-from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_DONE, EXIT_FAILED, HoldfastError
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_DONE, EXIT_FAILED, EXIT_OPERATOR, HoldfastError
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +105,12 @@ class Kept:
 
 @dataclass(slots=True)
 class Report:
-    """What every operation tells: its stages, and the errors that it met."""
+    """What every operation tells: its stages, the errors that it met, and, as `warnings`, those it got round."""
 
     vault: str
     stages: list[StageFacts] = field(default_factory=list[StageFacts])
     errors: list[HoldfastError] = field(default_factory=list[HoldfastError])
+    warnings: list[HoldfastError] = field(default_factory=list[HoldfastError])
     totals: dict[str, int] = field(default_factory=dict[str, int])
 
     def has_failed(self) -> bool:
@@ -117,10 +118,11 @@ class Report:
         return bool(self.errors)
 
     def exit_code(self) -> int:
-        """0 only if everything was done and matched; 3 when bytes on a medium are not what they were; else 1."""
-        if any(error.exit_code == EXIT_DATA_AT_RISK for error in self.errors):
-            return EXIT_DATA_AT_RISK
-        return EXIT_FAILED if self.has_failed() else EXIT_DONE
+        """0 only if everything was done and matched; when not, 3 if a medium failed, 4 if a person must act; else 1."""
+        if not self.has_failed():
+            return EXIT_DONE
+        met = {error.exit_code for error in (*self.errors, *self.warnings)}
+        return next((code for code in (EXIT_DATA_AT_RISK, EXIT_OPERATOR) if code in met), EXIT_FAILED)
 
 
 @dataclass(slots=True)
@@ -167,7 +169,6 @@ class RestoreReport(Report):
     planted_bytes: int = 0
     already_there: int = 0
     from_twin: int = 0
-    warnings: list[HoldfastError] = field(default_factory=list[HoldfastError])
 
 
 def as_document(value: Any) -> Any:

@@ -144,12 +144,11 @@ def test_law_5_never_overwrite_a_cartridge_that_is_not_ours(tmp_path: Path, vaul
         (cartridges / "HF0001L8" / name).write_bytes((cartridges / "HF0002L8" / name).read_bytes())
     before = (cartridges / "HF0001L8/00001").read_bytes()
     (night / "new").write_bytes(b"new")
-    with pytest.raises(Exception, match="not the one that its barcode promises"):
-        archived(night)
+    report = archived(night)  # the cartridge is fenced, and another one takes its place
     assert (cartridges / "HF0001L8/00001").read_bytes() == before
-    report = archived(night)  # the pair is fenced: everything goes on another one
+    assert "not the one that its barcode promises" in str(report.warnings[0])
     assert report.exit_code() == 0, (report.errors, report.unproven)
-    assert report.written_on == ["HF0003L8", "HF0004L8"]
+    assert report.written_on == ["HF0003L8", "HF0002L8"]
 
 
 # -- sources

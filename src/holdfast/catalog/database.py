@@ -67,15 +67,15 @@ class Database:
         if not inspect(connection).has_table(schema.meta.name):
             return None
         found = connection.scalar(select(schema.meta.c.value).where(schema.meta.c.name == "format"))
-        if found is None or not found.isdecimal() or not 1 <= int(found) <= schema.CATALOG_FORMAT:
+        if found != str(schema.CATALOG_FORMAT):
             raise VaultError(
-                "the catalog is of a newer format than this Holdfast knows",
+                "the catalog is of another format than this Holdfast knows",
                 place=str(self.path),
-                expected=f"format {schema.CATALOG_FORMAT} or older",
+                expected=f"format {schema.CATALOG_FORMAT}",
                 found=f"format {found}",
                 hint="use the Holdfast release that made it, or a newer one: pip install --upgrade holdfast",
             )
-        return int(found)
+        return schema.CATALOG_FORMAT
 
     def _use_wal(self) -> None:
         with self._bare_connection() as bare:

@@ -182,6 +182,14 @@ def proven_tape_files(connection: Connection, barcode: str) -> set[int]:
     return {row.tape_file for row in connection.execute(query)}
 
 
+def mismatched_tape_files(connection: Connection, barcode: str) -> set[int]:
+    """Numbers of the tape files of a cartridge whose newest reading found other bytes, or could not be made."""
+    newest = _newest_readings()
+    query = select(evidence.c.tape_file).join(newest, newest.c.id == evidence.c.id)
+    query = query.join(cartridge, cartridge.c.id == evidence.c.cartridge_id)
+    return set(connection.scalars(query.where(evidence.c.matched.is_(False), cartridge.c.barcode == barcode)))
+
+
 def _proven_objects() -> Subquery:
     """Objects with two proven copies on two cartridges."""
     copies = _proven_copies().subquery()

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-CATALOG_FORMAT = 1
+CATALOG_FORMAT = 2
 
 metadata = MetaData()
 
@@ -153,7 +153,7 @@ cartridge = Table(
     Column("virtual", Boolean, nullable=False),
     Column("failure_domain", String(255), nullable=False),
     Column("fenced", Text),  # why it must not be used, when it must not
-    UniqueConstraint("pair_id", "side", name="cartridge_side"),
+    Column("replaced", Boolean, nullable=False),  # another one is this side of the pair now
 )
 
 session = Table(

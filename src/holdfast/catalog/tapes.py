@@ -88,17 +88,30 @@ def record_pair(connection: Connection, new: Pair) -> None:
     connection.execute(insert_new(pair).values(uuid=new.id.bytes, state=new.state, record_bytes=new.record_bytes))
     row = _pair_row(connection, new.id)
     for item in new.cartridges:
-        connection.execute(
-            insert_new(cartridge).values(
-                barcode=item.barcode,
-                volume_uuid=item.volume_id.bytes,
-                pair_id=row,
-                side=item.side.value,
-                capacity_bytes=item.capacity_bytes,
-                virtual=item.virtual,
-                failure_domain=item.failure_domain,
-            )
+        _record_cartridge(connection, row, item)
+
+
+def _record_cartridge(connection: Connection, pair_row: int, item: Cartridge) -> None:
+    connection.execute(
+        insert_new(cartridge).values(
+            barcode=item.barcode,
+            volume_uuid=item.volume_id.bytes,
+            pair_id=pair_row,
+            side=item.side.value,
+            capacity_bytes=item.capacity_bytes,
+            virtual=item.virtual,
+            failure_domain=item.failure_domain,
+            replaced=False,
         )
+    )
+
+
+def record_replacement(connection: Connection, new: Cartridge) -> None:
+    """From now on `new` is its side of the pair; whichever was it before keeps what it holds, and no longer counts."""
+    row = _pair_row(connection, new.pair_id)
+    before = and_(cartridge.c.pair_id == row, cartridge.c.side == new.side.value, cartridge.c.barcode != new.barcode)
+    connection.execute(update(cartridge).where(before).values(replaced=True))
+    _record_cartridge(connection, row, new)
 
 
 def _pair_row(connection: Connection, pair_id: uuid.UUID) -> int:
@@ -110,24 +123,52 @@ def set_pair_state(connection: Connection, pair_id: uuid.UUID, state: str) -> No
 
 
 def fence(connection: Connection, barcode: str, reason: str) -> None:
-    """Let a cartridge not be written again and prove nothing; its pair is closed to writing."""
+    """Let a cartridge not be written again and prove nothing. Without a good side left, so does its pair."""
     row = connection.execute(select(cartridge.c.id, cartridge.c.pair_id).where(cartridge.c.barcode == barcode)).one()
     connection.execute(update(cartridge).where(cartridge.c.id == row.id).values(fenced=reason))
-    connection.execute(update(pair).where(pair.c.id == row.pair_id).values(state="fenced"))
+    good = exists().where(cartridge.c.pair_id == row.pair_id, cartridge.c.fenced.is_(None))
+    connection.execute(update(pair).where(pair.c.id == row.pair_id, ~good).values(state="fenced"))
 
 
 def all_pairs(connection: Connection) -> list[Pair]:
-    """Every pair, oldest first."""
-    rows = connection.execute(
-        select(cartridge, pair.c.uuid.label("pair_uuid"), pair.c.state, pair.c.record_bytes)
-        .join(pair, pair.c.id == cartridge.c.pair_id)
-        .order_by(cartridge.c.pair_id, cartridge.c.side)
-    ).all()
+    """Every pair, oldest first, with the cartridges that are its sides now."""
+    rows = connection.execute(_select_cartridges().where(cartridge.c.replaced.is_(False))).all()
     pairs: list[Pair] = []
     for a, b in zip(rows[::2], rows[1::2], strict=True):
         sides = (_cartridge_from(a), _cartridge_from(b))
         pairs.append(Pair(uuid.UUID(bytes=a.pair_uuid), a.state, a.record_bytes, sides))
     return pairs
+
+
+def all_barcodes(connection: Connection) -> set[str]:
+    """The barcode of every cartridge that was ever used."""
+    return set(connection.scalars(select(cartridge.c.barcode)))
+
+
+def barcodes_of_pair(connection: Connection, pair_id: uuid.UUID) -> list[str]:
+    """The cartridges that are or were a side of a pair, A first, oldest first."""
+    query = select(cartridge.c.barcode).join(pair, pair.c.id == cartridge.c.pair_id)
+    query = query.where(pair.c.uuid == pair_id.bytes).order_by(cartridge.c.side, cartridge.c.id)
+    return list(connection.scalars(query))
+
+
+def is_object_known(connection: Connection, object_id: uuid.UUID) -> bool:
+    known = select(tape_object.c.id).where(tape_object.c.uuid == object_id.bytes)
+    return connection.scalar(known) is not None
+
+
+def replaced_cartridges(connection: Connection) -> list[Cartridge]:
+    """Cartridges in whose place another one is, oldest pair first. They may still hold readable copies."""
+    rows = connection.execute(_select_cartridges().where(cartridge.c.replaced.is_(True)))
+    return [_cartridge_from(row) for row in rows]
+
+
+def _select_cartridges() -> Select[Any]:
+    return (
+        select(cartridge, pair.c.uuid.label("pair_uuid"), pair.c.state, pair.c.record_bytes)
+        .join(pair, pair.c.id == cartridge.c.pair_id)
+        .order_by(cartridge.c.pair_id, cartridge.c.side, cartridge.c.id)
+    )
 
 
 def _cartridge_from(row: Any) -> Cartridge:
@@ -155,12 +196,11 @@ def record_object(
     connection: Connection, object_id: uuid.UUID, pair_id: uuid.UUID, number: int, members: Sequence[MemberFacts]
 ) -> None:
     """Record an object and its members; passed over when it is known."""
-    known = select(tape_object.c.id).where(tape_object.c.uuid == object_id.bytes)
-    if connection.scalar(known) is not None:
+    if is_object_known(connection, object_id):
         return
     values = {"uuid": object_id.bytes, "pair_id": _pair_row(connection, pair_id), "tape_file": number}
     connection.execute(insert(tape_object).values(**values))
-    row = connection.execute(known).scalar_one()
+    row = connection.execute(select(tape_object.c.id).where(tape_object.c.uuid == object_id.bytes)).scalar_one()
     versions = files.version_row_numbers(connection, [item.version_id for item in members])
     unknown = next((item.version_id for item in members if item.version_id not in versions), None)
     if unknown is not None:
@@ -437,17 +477,12 @@ def count_tapes(connection: Connection) -> dict[str, int]:
 
 
 def objects_of_pair(connection: Connection, pair_id: uuid.UUID) -> list[TapeFile]:
-    """The objects that are committed on side A of a pair (or B, where A lacks them), in tape order."""
+    """The objects that are committed on the cartridges of a pair, in tape order; side A's word goes first."""
     found: dict[int, TapeFile] = {}
-    for side in (Side.B, Side.A):
-        query = (
-            select(cartridge.c.barcode)
-            .join(pair, pair.c.id == cartridge.c.pair_id)
-            .where(pair.c.uuid == pair_id.bytes, cartridge.c.side == side.value)
-        )
-        for item in tape_files(connection, connection.execute(query).scalar_one()):
+    for barcode in barcodes_of_pair(connection, pair_id):
+        for item in tape_files(connection, barcode):
             if item.object_id is not None:
-                found[item.number] = item
+                found.setdefault(item.number, item)
     return [found[number] for number in sorted(found)]
 
 

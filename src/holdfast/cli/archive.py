@@ -117,6 +117,8 @@ def show_problems(report: ArchiveReport) -> None:
         out.print(f"  {'FAILED' if problem.failed else 'note'}: {problem.path}: {problem.reason}")
     if len(report.kept.problems) > SHOWN:
         out.print(f"  ... and {len(report.kept.problems) - SHOWN} more: --json lists them all")
+    for error in report.warnings[:SHOWN]:
+        out.print(f"  got round: {error}")
     for error in report.errors[:SHOWN]:
         out.print(f"  FAILED: {error}")
     for name in report.unproven[:SHOWN]:

@@ -8,6 +8,7 @@ it is next told of progress: never between the two halves of a commit. Outside a
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -23,6 +24,13 @@ def listen() -> None:
     """Take Ctrl-C over, for this process; only the main thread may call this."""
     _asked.clear()
     signal.signal(signal.SIGINT, _on_signal)
+    sys.unraisablehook = _on_unraisable
+
+
+def _on_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Ctrl-C in a callback that swallows it is no news: it is raised again, and a traceback would only frighten."""
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
 
 
 def _on_signal(_number: int, _frame: FrameType | None) -> None:

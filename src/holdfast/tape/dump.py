@@ -5,7 +5,8 @@
     at the session's end:  the catalog, twice, and a last commit
 
 A member that cannot be read as it was promised is padded to its size and void: it is left out of the MANIFEST, and
-its version is told as not written. At early warning both drives go back to the last commit and close there.
+its version is told as not written. At early warning both drives go back to the last commit and close there. A side
+whose medium fails is left behind: the other goes on alone, and what the side lacks is copied to it later (`prepare`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from holdfast.catalog import MemberFacts, PresentVersion, files, tapes
-from holdfast.errors import CapacityError, HoldfastError, IntegrityError
+from holdfast.errors import CapacityError, HoldfastError, IntegrityError, MediaError
 from holdfast.tape import checksums, layout, plan
 from holdfast.tape.contents import ContentSource
 from holdfast.tape.drive import EarlyWarning
@@ -44,14 +45,20 @@ class VoidMember:
 
 @dataclass(slots=True)
 class DumpResult:
-    """What one dump did to one pair. `full`: the next object did not fit any more."""
+    """What one dump did to one pair.
 
+    `barcodes`: the sides that hold it. `full`: the next object did not fit any more. `lost`: what became of sides that
+    were left behind.
+    """
+
+    barcodes: list[str] = field(default_factory=list[str])
     objects: int = 0
     members: int = 0
     content_bytes: int = 0
     tape_bytes: int = 0
     full: bool = False
     void: list[VoidMember] = field(default_factory=list[VoidMember])
+    lost: list[MediaError] = field(default_factory=list[MediaError])
 
 
 @dataclass(slots=True)
@@ -74,29 +81,35 @@ class Digest(Protocol):
 
 
 class Dumper:
-    """Appends objects to a mounted, prepared pair."""
+    """Appends objects to a mounted, prepared pair. `mounted` are the sides that hold all of the result."""
 
     def __init__(self, library: TapeLibrary, mounted: MountedPair, source: ContentSource, progress: Progress) -> None:
         self._library = library
-        self._mounted = mounted
+        self.mounted = mounted
         self._pair = mounted.pair
         self._source = source
         self._progress = progress
-        self._ends = [library.state(item.barcode).committed for item in self._pair.cartridges]
         self._uncommitted: list[_WrittenObject] = []
         self.result = DumpResult()
+        ends = [library.state(item.barcode).committed for item in mounted.cartridges]
+        self._used_bytes = max(sum(item.size_bytes for item in committed) for committed in ends)
+        self._last = ends[0][-1]
         with library.catalog.reading() as connection:
             self._catalog_bytes = tapes.catalog_bound(connection, self._pair.id, plan.CATALOG_LINE_BYTES)
             self._catalog_bytes += tapes.listing_bound(connection, self._pair.id, plan.CATALOG_LINE_BYTES)
 
     def dump(self, plans: Iterator[ObjectPlan]) -> DumpResult:
         """Write objects until there are no more or the pair is full; everything in the result is committed."""
-        with RecordFan(self._mounted.drives, self._pair.record_bytes) as fan:
+        whole = self.mounted
+        with RecordFan(whole.drives, self._pair.record_bytes) as fan:
             try:
                 self._write_all(fan, plans)
             except EarlyWarning:
                 self.result.full = True
                 self._uncommitted.clear()
+            self.result.lost = list(fan.lost.values())
+            self.mounted = whole.without(fan.lost)
+        self.result.barcodes = [item.barcode for item in self.mounted.cartridges]
         return self.result
 
     def _write_all(self, fan: RecordFan, plans: Iterator[ObjectPlan]) -> None:
@@ -122,8 +135,7 @@ class Dumper:
         return self._room().holds(ObjectPlan())
 
     def _room(self) -> plan.Room:
-        ends = self._ends[0]
-        used = sum(item.size_bytes for item in ends) + sum(w.committed.size_bytes for w in self._uncommitted)
+        used = self._used_bytes + sum(item.committed.size_bytes for item in self._uncommitted)
         capacity = min(item.capacity_bytes for item in self._pair.cartridges)
         return plan.Room(capacity, used, self._catalog_bytes, self._pair.record_bytes)
 
@@ -131,7 +143,7 @@ class Dumper:
 
     def _write_object(self, fan: RecordFan, planned: ObjectPlan) -> _WrittenObject:
         object_id = uuid.uuid4()
-        last = self._uncommitted[-1].committed if self._uncommitted else self._ends[0][-1]
+        last = self._uncommitted[-1].committed if self._uncommitted else self._last
         fan.write(layout.encode_global(layout.object_comment("object", object_id, self._pair.id)))
         writer = _ObjectWriter(fan, self._source, self._progress)
         writer.write(self._present(planned))
@@ -159,12 +171,12 @@ class Dumper:
         fan.each(lambda drive: drive.write_file_mark(synchronous=commit))
         if commit:
             fan.wait()
-            self._commit()
+            self._commit(self.mounted.without(fan.lost))
 
-    def _commit(self) -> None:
-        """Both tapes hold it; say so: journals first, then the catalog."""
+    def _commit(self, mounted: MountedPair) -> None:
+        """The tapes hold it; say so: journals first, then the catalog."""
         done, self._uncommitted = self._uncommitted, []
-        commit_journals(self._library, self._mounted, [item.committed for item in done])
+        told = commit_journals(self._library, mounted, [item.committed for item in done])
         with self._library.catalog.transaction() as connection:
             for item in done:
                 void_ids = [facts.version_id for facts in item.members if facts.void]
@@ -174,9 +186,10 @@ class Dumper:
                 tapes.record_object(
                     connection, item.committed.id, self._pair.id, item.committed.tape_file, item.members
                 )
-            for cartridge in self._pair.cartridges:
-                tapes.record_tape_files(connection, cartridge.barcode, [tape_file_of(item.committed) for item in done])
-        self._ends = [(*ends, *(item.committed for item in done)) for ends in self._ends]
+            for barcode, committed in told.items():
+                tapes.record_tape_files(connection, barcode, [tape_file_of(item) for item in committed])
+        self._last = done[-1].committed
+        self._used_bytes += sum(item.committed.size_bytes for item in done)
         self._count(done)
 
     def _count(self, done: list[_WrittenObject]) -> None:
@@ -187,11 +200,22 @@ class Dumper:
             self.result.tape_bytes += item.committed.size_bytes
 
 
-def commit_journals(library: TapeLibrary, mounted: MountedPair, committed: list[Committed]) -> None:
-    """The second half of a commit: the journals of both sides, fsynced, after the synchronous file mark."""
+def commit_journals(
+    library: TapeLibrary, mounted: MountedPair, committed: list[Committed]
+) -> dict[str, list[Committed]]:
+    """The second half of a commit: the journals of the mounted sides, fsynced, after the synchronous file mark.
+
+    Returns what each of them was told, by barcode: the same tape files, at that side's own blocks.
+    """
     now = time.time_ns()
-    for cartridge in mounted.pair.cartridges:
-        library.journal(cartridge.barcode).committed(committed, now)
+    told: dict[str, list[Committed]] = {}
+    for barcode in (cartridge.barcode for cartridge in mounted.cartridges):
+        last, items = library.state(barcode).committed[-1], list[Committed]()
+        for item in committed:
+            items.append(last := item.behind(last))
+        library.journal(barcode).committed(items, now)
+        told[barcode] = items
+    return told
 
 
 class _ObjectWriter:

@@ -11,10 +11,12 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from blake3 import blake3
 
-from holdfast.tape.drive.protocol import EarlyWarning, TapeDrive
+from holdfast.errors import MediaError
+from holdfast.tape.drive.protocol import EarlyWarning, EndOfMedium, TapeDrive
 
 RING_BYTES = 16 * 1024 * 1024
 
@@ -113,7 +115,9 @@ class WrittenFile:
 class RecordFan:
     """Writes the same records to every drive. Use as a context manager; owned by one thread.
 
-    What a drive raises (`EarlyWarning`, `MediaError`, ...) is raised to the producer by the next call.
+    What a drive raises is raised to the producer by the next call, with one exception: when the medium of one of
+    several drives fails (`MediaError`), that drive is left behind, in `lost`, and the others go on. The end of a
+    medium is raised as `EarlyWarning`, however late it was noticed.
     """
 
     def __init__(self, drives: Sequence[TapeDrive], record_bytes: int) -> None:
@@ -214,8 +218,26 @@ class RecordFan:
             barrier.reached.wait()
         self._raise_failure()
 
+    @property
+    def lost(self) -> dict[int, MediaError]:
+        """The drives, by their number, whose medium failed; what they hold behind the last commit is worth nothing."""
+        failures = enumerate(writer.failure for writer in self._writers)
+        return {number: failure for number, failure in failures if _is_lost(failure)}
+
     def _raise_failure(self) -> None:
         failures = [writer.failure for writer in self._writers if writer.failure is not None]
-        if failures:
-            # a drive that failed matters more than one that is merely full
-            raise min(failures, key=lambda failure: isinstance(failure, EarlyWarning))
+        fatal = next((failure for failure in failures if not _is_lost(failure) and not _is_end(failure)), None)
+        if fatal is not None:
+            raise fatal
+        if len(self.lost) == len(self._writers):
+            raise failures[0]
+        if len(self.lost) < len(failures):
+            raise EarlyWarning
+
+
+def _is_end(failure: BaseException | None) -> bool:
+    return isinstance(failure, EarlyWarning | EndOfMedium)
+
+
+def _is_lost(failure: BaseException | None) -> TypeGuard[MediaError]:
+    return isinstance(failure, MediaError) and not _is_end(failure)

@@ -1,6 +1,7 @@
 """The journal of a cartridge: what was committed on it, in fsynced JSON lines.
 
-    {"event":"cartridge", barcode, volume_id, pair_id, side, twin, record_bytes, capacity_bytes}   before the label
+    {"event":"cartridge", barcode, volume_id, pair_id, side, twin, record_bytes, capacity_bytes,
+     created, replaces}                                                                            before the label
     {"event":"committed", tape_file, kind, id, first_block, size_bytes, blake3, at_ns}             after the sync mark
     {"event":"fenced", reason, at_ns}
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,10 @@ from holdfast.values import Side
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CartridgeIdentity:
-    """What a cartridge was made to be, before anything was written on it."""
+    """What a cartridge was made to be, before anything was written on it.
+
+    `replaces`: the barcode of the failed cartridge whose side of the pair it takes; empty for a new pair.
+    """
 
     barcode: str
     volume_id: uuid.UUID
@@ -35,6 +39,7 @@ class CartridgeIdentity:
     record_bytes: int
     capacity_bytes: int
     created: str
+    replaces: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,10 @@ class Committed:
     size_bytes: int
     blake3: bytes
     record_bytes: int
+
+    def behind(self, last: Committed | None) -> Committed:
+        """The same tape file on another side, which ends with `last`: labels may differ in length."""
+        return replace(self, first_block=last.end_block if last is not None else 0)
 
     @property
     def begin(self) -> Position:
@@ -94,6 +103,7 @@ class CartridgeJournal:
                 "record_bytes": identity.record_bytes,
                 "capacity_bytes": identity.capacity_bytes,
                 "created": identity.created,
+                "replaces": identity.replaces,
             }
         )
 
@@ -179,4 +189,5 @@ def _identity_of(entry: dict[str, Any]) -> CartridgeIdentity:
         record_bytes=int(entry["record_bytes"]),
         capacity_bytes=int(entry["capacity_bytes"]),
         created=str(entry["created"]),
+        replaces=str(entry.get("replaces", "")),
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,24 +22,22 @@ from holdfast.values import Side
 
 @dataclass(frozen=True, slots=True)
 class MountedPair:
-    """A pair in two drives: `drives[0]` holds side A, `drives[1]` side B."""
+    """What is in the drives of a pair: side A and then B; one of them, or none, where the others failed."""
 
     pair: Pair
-    drives: tuple[TapeDrive, TapeDrive]
+    sides: tuple[tuple[Cartridge, TapeDrive], ...]
 
-    def sides(self) -> Sequence[tuple[Cartridge, TapeDrive]]:
-        return tuple(zip(self.pair.cartridges, self.drives, strict=True))
+    @property
+    def drives(self) -> list[TapeDrive]:
+        return [drive for _, drive in self.sides]
 
+    @property
+    def cartridges(self) -> list[Cartridge]:
+        return [cartridge for cartridge, _ in self.sides]
 
-@dataclass(frozen=True, slots=True)
-class MountedSides:
-    """What could be mounted of a pair, to be read: both sides, one, or none."""
-
-    pair: Pair
-    loaded: tuple[tuple[Cartridge, TapeDrive], ...]
-
-    def sides(self) -> Sequence[tuple[Cartridge, TapeDrive]]:
-        return self.loaded
+    def without(self, numbers: Container[int]) -> MountedPair:
+        """The sides that are left when those with these numbers are not."""
+        return MountedPair(self.pair, tuple(side for n, side in enumerate(self.sides) if n not in numbers))
 
 
 class TapeLibrary:
@@ -79,14 +77,14 @@ class TapeLibrary:
         first, second = self.drives()
         places = (second, first) if swapped else (first, second)
         self.unload_all()
-        loaded = [self.changer.load(item.barcode, drive) for item, drive in zip(pair.cartridges, places, strict=True)]
-        yield MountedPair(pair, (loaded[0], loaded[1]))
+        sides = zip(pair.cartridges, places, strict=True)
+        yield MountedPair(pair, tuple((item, self.changer.load(item.barcode, drive)) for item, drive in sides))
         self.unload_all()
 
     @contextmanager
     def mounted_sides(
         self, pair: Pair, failed: Callable[[Cartridge, HoldfastError], None], *, swapped: bool = False
-    ) -> Generator[MountedSides, None, None]:
+    ) -> Generator[MountedPair, None, None]:
         """As `mounted`, to read only: a cartridge that cannot be mounted is told to `failed`, and its twin is there.
 
         That is what there are two for.
@@ -100,7 +98,7 @@ class TapeLibrary:
                 loaded.append((item, self.changer.load(item.barcode, drive)))
             except (MediaError, IntegrityError, OperatorNeeded) as error:
                 failed(item, error)
-        yield MountedSides(pair, tuple(loaded))
+        yield MountedPair(pair, tuple(loaded))
         self.unload_all()
 
     def unload_all(self) -> None:
@@ -115,41 +113,66 @@ class TapeLibrary:
 
     def new_pair(self) -> Pair:
         """Take two blank cartridges and say, durably, what they will be; their labels are written later."""
-        known = {item.barcode for pair in self.pairs() for item in pair.cartridges}
-        barcodes = self.changer.scratch(2, known)
-        pair_id, created = uuid.uuid4(), datetime.now(UTC).isoformat(timespec="seconds")
-        for side, barcode, twin in zip(Side, barcodes, reversed(barcodes), strict=True):
-            self._begin_journal(side, barcode, twin, pair_id, created)
-        return self._record_pair(barcodes[0])
+        barcodes = self.changer.scratch(2, self._known_barcodes())
+        one = self._identity(Side.A, barcodes[0], barcodes[1])
+        self.journal(one.barcode).begin(one)
+        self._begin_twin(one)
+        return self._record_pair(one.barcode)
 
-    def _begin_journal(self, side: Side, barcode: str, twin: str, pair_id: uuid.UUID, created: str) -> None:
-        self.journal(barcode).begin(
-            CartridgeIdentity(
-                barcode=barcode,
-                volume_id=uuid.uuid4(),
-                pair_id=pair_id,
-                side=side,
-                twin=twin,
-                record_bytes=self.settings.tape.record_bytes,
-                capacity_bytes=self.changer.capacity_bytes(barcode),
-                created=created,
-            )
+    def replacement(self, failed: Cartridge, twin: Cartridge) -> Pair:
+        """Take a blank cartridge and say, durably, that it is the side of the pair that `failed` was; the pair as it
+        is now. The twin's tape files are copied to it when it is prepared.
+        """
+        (barcode,) = self.changer.scratch(1, self._known_barcodes())
+        made = self._identity(failed.side, barcode, twin.barcode)
+        record_bytes = self.identity(twin.barcode).record_bytes
+        made = replace(made, pair_id=failed.pair_id, record_bytes=record_bytes, replaces=failed.barcode)
+        self.journal(barcode).begin(made)
+        self._record_replacement(made)
+        return next(pair for pair in self.pairs() if pair.id == failed.pair_id)
+
+    def _identity(self, side: Side, barcode: str, twin: str) -> CartridgeIdentity:
+        return CartridgeIdentity(
+            barcode=barcode,
+            volume_id=uuid.uuid4(),
+            pair_id=uuid.uuid4(),
+            side=side,
+            twin=twin,
+            record_bytes=self.settings.tape.record_bytes,
+            capacity_bytes=self.changer.capacity_bytes(barcode),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 
+    def _begin_twin(self, one: CartridgeIdentity) -> None:
+        other = self._identity(Side.B if one.side is Side.A else Side.A, one.twin, one.barcode)
+        self.journal(one.twin).begin(replace(other, pair_id=one.pair_id, created=one.created))
+
+    def _known_barcodes(self) -> set[str]:
+        with self.catalog.reading() as connection:
+            return tapes.all_barcodes(connection)
+
     def adopt_pairs(self) -> None:
-        """Pairs that a killed run began in the journals, and did not tell the catalog of, are told to it now."""
-        known = {item.barcode for pair in self.pairs() for item in pair.cartridges}
+        """Pairs, and replaced sides, that a killed run began in the journals only, are told to the catalog now."""
+        known = self._known_barcodes()
         for path in sorted(self.settings.journals_folder.glob("*.jsonl")):
             if path == self.evidence_journal.path or path.stem in known:
                 continue
             state = self.journal(path.stem).state()
             if state is not None:
-                twin = state.identity.twin
-                if self.journal(twin).state() is None:
-                    other = Side.B if state.identity.side is Side.A else Side.A
-                    self._begin_journal(other, twin, path.stem, state.identity.pair_id, state.identity.created)
-                self._record_pair(path.stem)
-                known |= {path.stem, twin}
+                self._adopt(state.identity)
+                known |= {path.stem, state.identity.twin}
+
+    def _adopt(self, one: CartridgeIdentity) -> None:
+        if one.replaces:
+            self._record_replacement(one)
+            return
+        if self.journal(one.twin).state() is None:
+            self._begin_twin(one)
+        self._record_pair(one.barcode)
+
+    def _record_replacement(self, made: CartridgeIdentity) -> None:
+        with self.catalog.transaction() as connection:
+            tapes.record_replacement(connection, self._cartridge(made))
 
     def _record_pair(self, barcode: str) -> Pair:
         one = self.identity(barcode)
@@ -188,11 +211,29 @@ class TapeLibrary:
         return self.state(barcode).identity
 
     def fence(self, barcode: str, error: MediaError) -> MediaError:
-        """Never write this cartridge again, nor count what it holds as proven; returns the error to raise."""
-        self.journal(barcode).fenced(str(error), time.time_ns())
-        with self.catalog.transaction() as connection:
-            tapes.fence(connection, barcode, str(error))
+        """Never write this cartridge again, nor count what it holds as proven; returns the error to raise.
+
+        A twin that lacks some of what the cartridge holds cannot stand for the pair: it is fenced with it, and all
+        that the pair held is written again, on another one.
+        """
+        self._fence(barcode, str(error))
+        twin = self._twin(barcode)
+        if twin is not None and len(self.state(twin).committed) < len(self.state(barcode).committed) > 1:
+            self._fence(twin, f"its twin {barcode} was fenced before all of it was copied")
         return error
+
+    def _fence(self, barcode: str, reason: str) -> None:
+        self.journal(barcode).fenced(reason, time.time_ns())
+        with self.catalog.transaction() as connection:
+            tapes.fence(connection, barcode, reason)
+
+    def _twin(self, barcode: str) -> str | None:
+        """The good cartridge that is the other side of the pair now; None when there is none."""
+        for pair in self.pairs():
+            barcodes = {item.barcode for item in pair.cartridges}
+            if barcode in barcodes:
+                return next((c.barcode for c in pair.cartridges if c.barcode != barcode and not c.fenced), None)
+        return None
 
     def scratch_file(self, name: str) -> Path:
         return self.settings.scratch_folder / name

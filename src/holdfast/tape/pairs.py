@@ -1,9 +1,13 @@
-"""Which pair is written next, and one whole session on it."""
+"""Which pair is written next, and one whole session on it.
+
+A side that failed is caught up by the next session of its pair: from its twin, or, when it was fenced, on a fresh
+cartridge that takes its place.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections import Counter
 
 from holdfast.catalog import Pair, tapes
 from holdfast.config import VaultSettings
@@ -25,32 +29,59 @@ def smallest_room(settings: VaultSettings) -> Room:
     return blank_room(tape.cartridge_bytes, tape.record_bytes, LABEL_BOUND_BYTES + tape.cartridge_bytes // 1000)
 
 
-def pairs_to_write(library: TapeLibrary) -> Iterator[Pair]:
+VISITS = 3
+"""So often in one run a pair is written on, at most: a side fails; it fails again when it is caught up and is fenced;
+another cartridge takes its place. More failures than that are the drive's, not the cartridge's."""
+
+
+class PairsToWrite:
     """Pairs to append a session to, one after the other, until nothing is left that can be written.
 
-    A new pair is taken only when no other has room: what an open one did not take could not be read.
+    Pairs that are not whole come first, and come again. A new pair is taken only when no other has room: what an open
+    one did not take could not be read.
     """
-    written_on: set[uuid.UUID] = set()
-    while True:
-        with_room = [p for p in library.pairs() if p.state == "open"]
-        pair = next((p for p in with_room if p.id not in written_on), None)
-        if pair is None and not with_room and _is_anything_unwritten(library):
-            pair = library.new_pair()
-        if pair is None:
-            return
-        written_on.add(pair.id)
-        if _is_unfinished(library, pair) or _is_anything_unwritten(library):
-            yield pair
+
+    def __init__(self, library: TapeLibrary) -> None:
+        self._library = library
+        self._visits: Counter[uuid.UUID] = Counter()
+
+    def next(self) -> Pair | None:
+        """The next pair; None when there is nothing more to do. Raises `OperatorNeeded` without blank cartridges."""
+        pair = self._choose()
+        if pair is not None:
+            self._visits[pair.id] += 1
+        return pair
+
+    def give_up(self, pair: Pair) -> None:
+        """Do not come back to this pair: it needs a person first."""
+        self._visits[pair.id] = VISITS
+
+    def _choose(self) -> Pair | None:
+        pairs = [pair for pair in self._library.pairs() if pair.state != "fenced"]
+        broken = [pair for pair in pairs if not is_whole(self._library, pair)]
+        for pair in broken:
+            if self._visits[pair.id] < VISITS:
+                return pair
+        if not _is_anything_unwritten(self._library):
+            return None
+        with_room = [pair for pair in pairs if pair.state == "open" and pair not in broken]
+        unvisited = (pair for pair in with_room if not self._visits[pair.id])
+        return next(unvisited, None) if with_room else self._library.new_pair()
 
 
-def _is_unfinished(library: TapeLibrary, pair: Pair) -> bool:
-    """A killed run left the sides at different ends, objects without a catalog, or facts that only a journal has."""
+def is_whole(library: TapeLibrary, pair: Pair) -> bool:
+    """Whether both sides are good, level, and all that is on them is told.
+
+    They are not after a side failed, and not after a run was killed between two commits, or before its catalogs.
+    """
+    if any(item.fenced for item in pair.cartridges):
+        return False
     journals = [library.state(item.barcode).committed for item in pair.cartridges]
     if len(journals[0]) != len(journals[1]) or (journals[0] and needs_catalog(library, pair)):
-        return True
+        return False
     with library.catalog.reading() as connection:
         known = [len(tapes.tape_files(connection, item.barcode)) for item in pair.cartridges]
-    return known != [len(committed) for committed in journals]
+    return known == [len(committed) for committed in journals]
 
 
 def _is_anything_unwritten(library: TapeLibrary) -> bool:
@@ -64,7 +95,12 @@ def _only_to_list(library: TapeLibrary) -> bool:
 
 
 def dump_session(library: TapeLibrary, pair: Pair, contents: ContentSource, progress: Progress) -> DumpResult:
-    """Append a session to a pair: objects until it is full or all are written, then the catalogs."""
+    """Append a session to a pair: objects until it is full or all are written, then the catalogs.
+
+    A side that was fenced gets a fresh cartridge first. Raises `MediaError` when no side can be written; what was
+    committed before that stays.
+    """
+    pair = _with_failed_side_replaced(library, pair)
     with library.mounted(pair) as mounted:
         prepare(library, mounted)
         with library.catalog.reading() as connection:
@@ -75,14 +111,21 @@ def dump_session(library: TapeLibrary, pair: Pair, contents: ContentSource, prog
         if not needs_catalog(library, pair) and not dumper.has_room_for_catalog():
             result.full = True  # what is only to be listed goes on the next pair
         elif needs_catalog(library, pair) or _only_to_list(library):
-            close_session(library, mounted)
+            result.lost += close_session(library, dumper.mounted)
     if result.full:
         _close_pair(library, pair, result)
     return result
 
 
+def _with_failed_side_replaced(library: TapeLibrary, pair: Pair) -> Pair:
+    for failed, twin in zip(pair.cartridges, reversed(pair.cartridges), strict=True):
+        if failed.fenced:
+            return library.replacement(failed, twin)
+    return pair
+
+
 def _close_pair(library: TapeLibrary, pair: Pair, result: DumpResult) -> None:
-    if result.objects == 0 and len(library.state(pair.cartridges[0].barcode).committed) <= 1:
+    if result.objects == 0 and all(len(library.state(item.barcode).committed) <= 1 for item in pair.cartridges):
         raise CapacityError("an object does not fit a blank cartridge", place=pair.cartridges[0].barcode)
     with library.catalog.transaction() as connection:
         tapes.set_pair_state(connection, pair.id, "full")

@@ -7,7 +7,9 @@ The order of authority: what the tape says when it is read beats the journal, th
     3. a side that lacks tape files which the other has committed gets them from its twin, record by record
     4. what the journals know and the catalog does not is read from tape and told to the catalog
 
-Anything that does not agree fences the cartridge: it is never written again.
+Anything that does not agree fences the cartridge: it is never written again, and another one takes its side of the
+pair (`pairs`). A side that was left behind in the middle of a session, as its medium failed, is caught up by step 3;
+if it fails there again, it is fenced.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib import resources
 
 from blake3 import blake3
@@ -24,8 +26,8 @@ from holdfast.catalog import Cartridge, MemberFacts, TapeFile, files, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape import label as labels
 from holdfast.tape import layout
-from holdfast.tape.drive import EndOfData, TapeDrive
-from holdfast.tape.fan import RecordFan
+from holdfast.tape.drive import EndOfData, Position, TapeDrive
+from holdfast.tape.fan import RecordFan, WrittenFile
 from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
 from holdfast.tape.reader import ReadMember
@@ -39,16 +41,16 @@ LEDGER_LIMIT_BYTES = 16 * 1024 * 1024
 def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
     """Bring both sides to the same, proven end, and position them there. See the module."""
     buffer = RecordBuffer(mounted.pair.record_bytes)
-    for cartridge, _ in mounted.sides():
+    for cartridge, _ in mounted.sides:
         _check_journal(library, cartridge)
-    for cartridge, drive in mounted.sides():
+    for cartridge, drive in mounted.sides:
         if not library.state(cartridge.barcode).committed:
             _write_label(library, cartridge, drive, buffer)
         _check_side(library, cartridge, drive, buffer)
     _level(library, mounted, buffer)
-    for cartridge, drive in mounted.sides():
+    for cartridge, drive in mounted.sides:
         adopt_committed(library, cartridge, drive, buffer)
-    for cartridge, drive in mounted.sides():
+    for cartridge, drive in mounted.sides:
         drive.locate(library.state(cartridge.barcode).committed[-1].end)
 
 
@@ -87,12 +89,10 @@ def _write_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, b
     identity = library.identity(cartridge.barcode)
     _refuse_foreign(library, identity, drive, buffer)
     drive.rewind()
-    with RecordFan([drive], identity.record_bytes) as fan:
-        comment = layout.object_comment("label", identity.volume_id, identity.pair_id)
-        write_small_tar(fan, comment, _label_members(library, identity))
-        written = fan.end_file()
-        fan.each(lambda d: d.write_file_mark(synchronous=True))
-        fan.wait()
+    try:
+        written = _put_label(library, identity, drive)
+    except MediaError as error:
+        raise library.fence(identity.barcode, _unwritable(identity.barcode, error)) from error
     committed = Committed(
         tape_file=0,
         kind="label",
@@ -103,6 +103,26 @@ def _write_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, b
         record_bytes=identity.record_bytes,
     )
     library.journal(identity.barcode).committed([committed], time.time_ns())
+
+
+def _put_label(library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive) -> WrittenFile:
+    with RecordFan([drive], identity.record_bytes) as fan:
+        comment = layout.object_comment("label", identity.volume_id, identity.pair_id)
+        write_small_tar(fan, comment, _label_members(library, identity))
+        written = fan.end_file()
+        fan.each(lambda d: d.write_file_mark(synchronous=True))
+        fan.wait()
+    return written
+
+
+def _unwritable(barcode: str, error: MediaError) -> MediaError:
+    return MediaError(
+        "a cartridge cannot be written; it is fenced",
+        place=error.place or barcode,
+        expected=error.expected,
+        found=error.found or error.message,
+        hint="run the same command again: another cartridge takes its place",
+    )
 
 
 def _refuse_foreign(library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive, buffer: RecordBuffer) -> None:
@@ -238,25 +258,26 @@ def _level(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> 
     behind = 1 - ahead
     for item in committed[ahead][len(committed[behind]) :]:
         origin, target = mounted.pair.cartridges[ahead], mounted.pair.cartridges[behind]
+        copied = item.behind(library.state(target.barcode).committed[-1])
         try:
-            _copy(mounted.drives[ahead], mounted.drives[behind], item, library.state(target.barcode).committed, buffer)
+            _copy(mounted.drives[ahead], mounted.drives[behind], item, copied.begin, buffer)
         except (EndOfData, IntegrityError) as error:
             raise library.fence(origin.barcode, _unreadable(origin, item, error)) from error
-        library.journal(target.barcode).committed([item], time.time_ns())
+        except MediaError as error:
+            raise library.fence(target.barcode, _unwritable(target.barcode, error)) from error
+        library.journal(target.barcode).committed([copied], time.time_ns())
 
 
-def _copy(
-    source: TapeDrive, target: TapeDrive, item: Committed, written: Sequence[Committed], buffer: RecordBuffer
-) -> None:
+def _copy(source: TapeDrive, target: TapeDrive, item: Committed, place: Position, buffer: RecordBuffer) -> None:
+    """Raises `EndOfData` and `IntegrityError` for what the source does, `MediaError` for the target."""
     target = TrailerDrive(target)  # it fitted the twin: what early warning leaves is room enough
-    source.locate(item.begin)
-    target.locate(written[-1].end)
+    target.locate(place)
     digest = blake3()
-    while count := source.read_record(buffer.view):
-        digest.update(buffer.view[:count])
-        target.write_record(buffer.view[:count])
+    for record in _records(source, item, buffer):
+        digest.update(record)
+        target.write_record(record)
     target.write_file_mark(synchronous=True)
-    if digest.digest() != item.blake3 or written[-1].end_block != item.first_block:
+    if digest.digest() != item.blake3:
         raise IntegrityError(
             "a tape file changed while it was copied to its twin; it is not committed there",
             place=f"tape file {item.tape_file} from drive {source.serial}",
@@ -264,6 +285,15 @@ def _copy(
             found=f"BLAKE3 {digest.hexdigest()}",
             hint="holdfast verify",
         )
+
+
+def _records(source: TapeDrive, item: Committed, buffer: RecordBuffer) -> Iterator[memoryview]:
+    try:
+        source.locate(item.begin)
+        while count := source.read_record(buffer.view):
+            yield buffer.view[:count]
+    except MediaError as error:
+        raise IntegrityError(error.message, place=error.place, found=error.found) from error
 
 
 # -- 4. what only the journal knows
@@ -279,12 +309,14 @@ def adopt_committed(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive
 
 
 def _adopt(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, item: Committed, buffer: RecordBuffer) -> None:
+    with library.catalog.reading() as connection:
+        is_known = item.kind != "object" or tapes.is_object_known(connection, item.id)
     try:
-        members = _read_members(cartridge, drive, item, buffer) if item.kind == "object" else []
+        members = [] if is_known else _read_members(cartridge, drive, item, buffer)
     except (EndOfData, MediaError, IntegrityError) as error:
         raise library.fence(cartridge.barcode, _unreadable(cartridge, item, error)) from error
     with library.catalog.transaction() as connection:
-        if item.kind == "object":
+        if not is_known:
             read = {facts.version_id: facts.content for facts in members if facts.content and not facts.void}
             files.record_read_contents(connection, read)
             tapes.record_object(connection, item.id, cartridge.pair_id, item.tape_file, members)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from holdfast.catalog import TapePlace
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape.drive import EndOfData, Position, TapeDrive
-from holdfast.tape.library import MountedPair, MountedSides
+from holdfast.tape.library import MountedPair
 from holdfast.tape.scan import RecordBuffer
 from holdfast.values import Content
 
@@ -18,9 +18,9 @@ Sink = Callable[[memoryview], None]
 class TapeContents:
     """Reads contents from a mounted pair. Contents asked for in tape order are read in one sweep."""
 
-    def __init__(self, mounted: MountedPair | MountedSides) -> None:
+    def __init__(self, mounted: MountedPair) -> None:
         self._drives = {
-            cartridge.barcode: _RecordReader(drive, mounted.pair.record_bytes) for cartridge, drive in mounted.sides()
+            cartridge.barcode: _RecordReader(drive, mounted.pair.record_bytes) for cartridge, drive in mounted.sides
         }
 
     def read(self, place: TapePlace, content: Content, sink: Sink) -> None:

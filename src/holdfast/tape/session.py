@@ -4,7 +4,8 @@
 
     {"is":"catalog", format, vault, pair, session, made_ns}            first line
     {"is":"source", ...}                                               every source of the vault
-    {"is":"object", id, tape_file, first_block, size, blake3}          every object on this cartridge
+    {"is":"object", id, tape_file, first_block, size, blake3}          every object on this cartridge; the block is
+                                                                       that of one side: labels may differ in length
     {"is":"version", ..., "tape":[object, tape file, header, data]}    every member; without "tape": only named here
     {"is":"end", version, ended_ns}                                    versions found gone since the label was made
     {"is":"evidence", ...}                                             readings that no catalog has carried before
@@ -32,6 +33,7 @@ from sqlalchemy import Connection
 from holdfast import durable, jsonform
 from holdfast.catalog import Evidence, Pair, files, proof, tapes
 from holdfast.catalog.tapes import TapeFile
+from holdfast.errors import MediaError
 from holdfast.tape import layout
 from holdfast.tape.dump import commit_journals
 from holdfast.tape.fan import RecordFan, WrittenFile
@@ -48,25 +50,29 @@ COPIES = 2
 
 def needs_catalog(library: TapeLibrary, pair: Pair) -> bool:
     """Whether the pair's last committed tape file is an object: then no catalog tells of it yet."""
-    return library.state(pair.cartridges[0].barcode).committed[-1].kind == "object"
+    longest = max((library.state(item.barcode).committed for item in pair.cartridges), key=len)
+    return longest[-1].kind == "object"
 
 
-def close_session(library: TapeLibrary, mounted: MountedPair) -> uuid.UUID:
-    """Write the catalogs behind the last commit, commit them on both sides, and tell the catalog."""
+def close_session(library: TapeLibrary, mounted: MountedPair) -> list[MediaError]:
+    """Write the catalogs behind the last commit, commit them on the mounted sides, and tell the catalog.
+
+    Returns what became of sides that were left behind.
+    """
     session_id = uuid.uuid4()
     path = library.scratch_file(f"{session_id}.catalog")
     try:
         made = _make_catalog(library, mounted.pair, session_id, path)
-        committed = _write_catalogs(library, mounted, session_id, path, made.sha256)
+        committed, lost = _write_catalogs(library, mounted, session_id, path, made.sha256)
     finally:
         path.unlink(missing_ok=True)
-    commit_journals(library, mounted, committed)
+    told = commit_journals(library, mounted.without(lost), committed)
     with library.catalog.transaction() as connection:
         tapes.record_session(connection, session_id, mounted.pair.id, made.listed)
         proof.evidence_travelled(connection, session_id, made.evidence)
-        for cartridge in mounted.pair.cartridges:
-            tapes.record_tape_files(connection, cartridge.barcode, [tape_file_of(item) for item in committed])
-    return session_id
+        for barcode, items in told.items():
+            tapes.record_tape_files(connection, barcode, [tape_file_of(item) for item in items])
+    return list(lost.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,7 @@ def _lines(
         yield encode(jsonform.version_line(present.version, present.sighting))
     for present in files.versions_by_row(connection, listed):
         yield encode(jsonform.version_line(present.version, present.sighting))
-    created = library.identity(pair.cartridges[0].barcode).created
+    created = min(library.identity(barcode).created for barcode in tapes.barcodes_of_pair(connection, pair.id))
     for version_id, ended_ns in tapes.ends_since(connection, _nanoseconds(created)):
         yield encode(jsonform.end_line(VersionEnd(version_id, ended_ns)))
     for item in evidence:
@@ -181,21 +187,22 @@ def evidence_of(fields: dict[str, Any]) -> Evidence:
 
 def _write_catalogs(
     library: TapeLibrary, mounted: MountedPair, session_id: uuid.UUID, path: Path, sha256: bytes
-) -> list[Committed]:
-    last = library.state(mounted.pair.cartridges[0].barcode).committed[-1]
-    for drive in mounted.drives:
-        drive.locate(last.end)
+) -> tuple[list[Committed], dict[int, MediaError]]:
+    lasts = [library.state(item.barcode).committed[-1] for item in mounted.cartridges]
+    last = lasts[0]
     committed: list[Committed] = []
     comment = layout.object_comment("catalog", session_id, mounted.pair.id)
     drives = [TrailerDrive(drive) for drive in mounted.drives]
+    ends = {drive.serial: last.end for drive, last in zip(drives, lasts, strict=True)}
     with RecordFan(drives, mounted.pair.record_bytes) as fan:
+        fan.each(lambda drive: drive.locate(ends[drive.serial]))
         for copy in range(1, COPIES + 1):
             write_file_tar(fan, comment, CATALOG_NAME, path, sha256)
             last = _catalog_commit(last, fan.end_file(), session_id)
             committed.append(last)
             _mark(fan, synchronous=copy == COPIES)
         fan.wait()
-    return committed
+        return committed, fan.lost
 
 
 def _mark(fan: RecordFan, *, synchronous: bool) -> None:

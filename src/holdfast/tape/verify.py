@@ -64,7 +64,7 @@ def verify_pair(library: TapeLibrary, pair: Pair, *, everything: bool, progress:
                 args=(library, item, drive, numbers, readings, progress, stop),
                 name=f"verify-{item.side}",
             )
-            for item, drive in mounted.sides()
+            for item, drive in mounted.sides
             for numbers in (wanted_files(library, item, everything=everything),)
         ]
         for thread in threads:
@@ -81,22 +81,48 @@ def verify_pair(library: TapeLibrary, pair: Pair, *, everything: bool, progress:
 
 
 def wants_verifying(library: TapeLibrary, pair: Pair) -> bool:
-    """Whether either side holds anything that is not proven; a fenced pair proves nothing, so never."""
-    if pair.state == "fenced":
-        return False
+    """Whether a side holds anything that is not proven; one that is fenced proves nothing, so it does not."""
+    return any(unproven_files(library, item) for item in pair.cartridges if not item.fenced)
+
+
+def unproven_files(library: TapeLibrary, cartridge: Cartridge) -> list[TapeFile]:
+    """The committed tape files of a cartridge whose newest reading does not prove them."""
     with library.catalog.reading() as connection:
-        return any(
-            item.number not in proof.proven_tape_files(connection, cartridge.barcode)
-            for cartridge in pair.cartridges
-            for item in tapes.tape_files(connection, cartridge.barcode)
-        )
+        proven = proof.proven_tape_files(connection, cartridge.barcode)
+        return [item for item in tapes.tape_files(connection, cartridge.barcode) if item.number not in proven]
+
+
+def fence_unreadable(library: TapeLibrary, pair: Pair) -> MediaError | None:
+    """After a verification: fence a side that was read back with other bytes, if its twin is proven whole.
+
+    Returns what was fenced and why; None when there is nothing to do, or no twin that it could be made from again.
+    """
+    for cartridge, twin in zip(pair.cartridges, reversed(pair.cartridges), strict=True):
+        unproven = unproven_files(library, cartridge)
+        with library.catalog.reading() as connection:
+            bad = proof.mismatched_tape_files(connection, cartridge.barcode) & {item.number for item in unproven}
+        if bad and not cartridge.fenced and not twin.fenced and not unproven_files(library, twin):
+            return library.fence(cartridge.barcode, _not_as_written(cartridge, min(bad)))
+    return None
+
+
+def _not_as_written(cartridge: Cartridge, tape_file: int) -> MediaError:
+    return MediaError(
+        "a cartridge was read back with other bytes than were written; it is fenced",
+        place=f"{cartridge.barcode} tape file {tape_file}",
+        hint="run the same command again: another cartridge takes its place, copied from its twin",
+    )
 
 
 def wanted_files(library: TapeLibrary, cartridge: Cartridge, *, everything: bool) -> list[TapeFile]:
     """The tape files to read: label, and whatever is not proven; or `everything`."""
     with library.catalog.reading() as connection:
         committed = tapes.tape_files(connection, cartridge.barcode)
-        proven = set[int]() if everything else proof.proven_tape_files(connection, cartridge.barcode)
+        proven = proof.proven_tape_files(connection, cartridge.barcode)
+    if everything:
+        return committed
+    if cartridge.fenced:
+        return []
     return [item for item in committed if item.kind == "label" or item.number not in proven]
 
 

@@ -46,9 +46,11 @@ def list_all(catalog: Catalog, pair: Pair) -> uuid.UUID:
     return session
 
 
-def fence(catalog: Catalog, pair: Pair, side: Side = Side.A) -> None:
+def fence(catalog: Catalog, pair: Pair, *sides: Side) -> None:
+    """Fence these sides; both, when none is named."""
     with catalog.transaction() as connection:
-        tapes.fence(connection, pair.on(side).barcode, "test")
+        for side in sides or Side:
+            tapes.fence(connection, pair.on(side).barcode, "test")
 
 
 # -- recording
@@ -91,16 +93,38 @@ def test_law_5_a_tape_file_that_was_written_over_is_an_error(catalog: Catalog, c
         assert tapes.tape_files(connection, barcode) == [object_file(1, object_id)]
 
 
-def test_a_fenced_cartridge_closes_its_pair_and_says_why(catalog: Catalog) -> None:
+def test_a_pair_whose_cartridges_are_fenced_is_closed_and_says_why(catalog: Catalog) -> None:
     pair, other = new_pair(catalog), new_pair(catalog)
     fence(catalog, pair, Side.B)
     with catalog.transaction() as connection:
         tapes.set_pair_state(connection, other.id, "full")
     with catalog.reading() as connection:
         found = tapes.all_pairs(connection)
-    assert [item.state for item in found] == ["fenced", "full"]
+    assert [item.state for item in found] == ["open", "full"]
     assert [item.fenced for item in found[0].cartridges] == [None, "test"]
     assert found[1].cartridges == other.cartridges
+    fence(catalog, pair, Side.A)
+    with catalog.reading() as connection:
+        assert [item.state for item in tapes.all_pairs(connection)] == ["fenced", "full"]
+
+
+def test_a_replaced_cartridge_is_no_side_any_more_and_keeps_what_it_holds(catalog: Catalog) -> None:
+    pair = new_pair(catalog)
+    record(catalog, kept := version(b"f", content(1)))
+    object_id = write_object(catalog, pair, 1, [kept])
+    fence(catalog, pair, Side.B)
+    fresh = replace(pair.on(Side.B), barcode="HF9999L8", volume_id=uuid.uuid4())
+    for _ in range(2):
+        with catalog.transaction() as connection:
+            tapes.record_replacement(connection, fresh)
+    with catalog.reading() as connection:
+        (found,) = tapes.all_pairs(connection)
+        assert (found.state, found.cartridges) == ("open", (pair.on(Side.A), fresh))
+        (gone,) = tapes.replaced_cartridges(connection)
+        assert gone == replace(pair.on(Side.B), fenced="test")
+        assert tapes.barcodes_of_pair(connection, pair.id) == [pair.on(Side.A).barcode, gone.barcode, "HF9999L8"]
+        assert [item.object_id for item in tapes.objects_of_pair(connection, pair.id)] == [object_id]
+        assert [place.barcode for place in tapes.tape_places(connection, content(1))][-1] == gone.barcode
 
 
 def test_members_are_found_by_offset(catalog: Catalog) -> None:

@@ -23,9 +23,9 @@ def test_a_commit_is_due_after_so_many_members_however_small_they_are(
     committed: list[int] = []
     commit_journals = dump.commit_journals
 
-    def counted(library: TapeLibrary, mounted: MountedPair, items: list[Committed]) -> None:
+    def counted(library: TapeLibrary, mounted: MountedPair, items: list[Committed]) -> dict[str, list[Committed]]:
         committed.append(len(items))
-        commit_journals(library, mounted, items)
+        return commit_journals(library, mounted, items)
 
     monkeypatch.setattr(plan, "OBJECT_MEMBERS", 3)
     monkeypatch.setattr(dump, "COMMIT_MEMBERS", limit)

@@ -14,9 +14,9 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import MediaError
+from holdfast.errors import CapacityError, MediaError
 from holdfast.tape import fan as fans
-from holdfast.tape.drive.protocol import EarlyWarning
+from holdfast.tape.drive.protocol import EarlyWarning, EndOfMedium
 from holdfast.tape.fan import RecordFan
 
 pytestmark = pytest.mark.timeout(30)
@@ -198,7 +198,7 @@ def test_the_producer_waits_for_the_slowest() -> None:
 @pytest.mark.parametrize("number", [0, 1, RING - 1, RING, 3 * RING])
 def test_a_failure_reaches_the_producer_and_the_other_drive_is_whole(failing: int, number: int) -> None:
     drives = pair()
-    error = MediaError("write error")
+    error = CapacityError("the disk is full")
     drives[failing].before = fail_at(number, error)
     handed_over = 0
 
@@ -209,7 +209,7 @@ def test_a_failure_reaches_the_producer_and_the_other_drive_is_whole(failing: in
                 fan.write(b"%064d" % handed_over)
                 handed_over += 1
 
-    with pytest.raises(MediaError) as caught:
+    with pytest.raises(CapacityError) as caught:
         produce_for_ever()
     assert caught.value is error
     assert drives[failing].records == number
@@ -217,10 +217,45 @@ def test_a_failure_reaches_the_producer_and_the_other_drive_is_whole(failing: in
     assert handed_over <= number + 2 * RING + 1
 
 
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, RING - 1, RING, 3 * RING])
+def test_a_drive_whose_medium_fails_is_left_behind_and_the_other_goes_on(failing: int, number: int) -> None:
+    drives = pair()
+    error = MediaError("write error")
+    drives[failing].before = fail_at(number, error)
+    data = [b"%064d" % record for record in range(6 * RING)]
+    with RecordFan(drives, RECORD) as fan:
+        for item in data:
+            fan.write(item)
+        fan.each(lambda drive: drive.write_file_mark(synchronous=True))
+        fan.wait()
+        assert fan.lost == {failing: error}
+    assert drives[failing].written == data[:number]
+    assert drives[1 - failing].written == [*data, None]
+
+
+@pytest.mark.parametrize("failures", [(0, 0), (0, 7), (9, 2)])
+def test_when_the_media_of_all_drives_failed_the_producer_is_told(failures: tuple[int, int]) -> None:
+    drives = pair()
+    for drive, number in zip(drives, failures, strict=True):
+        drive.before = fail_at(number, MediaError("write error"))
+    with pytest.raises(MediaError), RecordFan(drives, RECORD) as fan:
+        write_for_ever(fan)
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_the_end_of_a_medium_is_never_a_failed_medium(number: int) -> None:
+    drives = pair()
+    drives[1].before = fail_at(number, EndOfMedium("the end"))
+    with pytest.raises(EarlyWarning), RecordFan(drives, RECORD) as fan:
+        write_for_ever(fan)
+    assert fan.lost == {}
+
+
 def test_a_failure_while_the_producer_waits_for_room() -> None:
     fast, failing = pair()
     all_used = threading.Event()
-    error = MediaError("write error")
+    error = CapacityError("the disk is full")
 
     def before(number: int) -> None:
         assert all_used.wait(PATIENCE)
@@ -228,7 +263,7 @@ def test_a_failure_while_the_producer_waits_for_room() -> None:
 
     fast.before = lambda number: all_used.set() if number == RING - 1 else None
     failing.before = before
-    with pytest.raises(MediaError) as caught, RecordFan((fast, failing), RECORD) as fan:
+    with pytest.raises(CapacityError) as caught, RecordFan((fast, failing), RECORD) as fan:
         write_for_ever(fan)
     assert caught.value is error
 
@@ -240,14 +275,14 @@ def write_for_ever(fan: RecordFan) -> None:
 
 def test_a_failure_before_a_barrier_is_raised_there() -> None:
     drives = pair()
-    drives[1].before = fail_at(0, MediaError("write error"))
+    drives[1].before = fail_at(0, CapacityError("the disk is full"))
     with RecordFan(drives, RECORD) as fan:
         fan.write(bytes(RECORD))
-        with pytest.raises(MediaError):
+        with pytest.raises(CapacityError):
             fan.wait()
-        with pytest.raises(MediaError):
+        with pytest.raises(CapacityError):
             fan.wait()  # it does not go away
-        with pytest.raises(MediaError):
+        with pytest.raises(CapacityError):
             fan.room()
 
 
@@ -272,14 +307,16 @@ def test_a_failed_step_is_raised_at_the_barrier_and_nothing_follows_it() -> None
 
 
 @pytest.mark.parametrize("failed", [0, 1])
-def test_a_failed_drive_matters_more_than_a_full_one(failed: int) -> None:
+def test_a_full_drive_ends_the_work_though_the_medium_of_the_other_failed(failed: int) -> None:
     drives = pair()
-    drives[failed].before = fail_at(0, MediaError("write error"))
+    error = MediaError("write error")
+    drives[failed].before = fail_at(0, error)
     drives[1 - failed].before = fail_at(0, EarlyWarning("full"))
     with RecordFan(drives, RECORD) as fan:
         fan.write(bytes(RECORD))
-        with pytest.raises(MediaError):
+        with pytest.raises(EarlyWarning):
             fan.wait()
+        assert fan.lost == {failed: error}
 
 
 def test_steps_are_done_behind_the_records_before_them() -> None:
