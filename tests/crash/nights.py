@@ -134,12 +134,12 @@ class Nights:
             yield
 
     def _cut_power(self) -> str:
-        """On one side, both, or neither, as the dice say."""
-        sides = self._dice.choice(("", "", "A", "B", "AB"))
+        """On no cartridge, on some, or on all, as the dice say."""
+        cut = self._dice.choice(("none", "some", "all"))
         for path in sorted((self.vault / "library" / "cartridges").iterdir()):
-            if ("A" if int(path.name[2:6]) % 2 else "B") in sides:
+            if cut == "all" or (cut == "some" and self._dice.random() < 0.5):
                 lose_buffers(path, self._dice)
-        return f", power cut on {sides}" if sides else ""
+        return f", power cut on {cut}" if cut != "none" else ""
 
     def _check(self, report: ArchiveReport | None) -> None:
         self._before = check_committed(self.vault, self._before)

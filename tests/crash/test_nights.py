@@ -27,13 +27,11 @@ PASSING = {
 }
 """Of the operations that it can befall, the part that meets a trouble. A night's run has about a hundred."""
 
-LASTING = {
-    Trouble.READ_ERROR: 0.002,
-    Trouble.LASTING_WRITE_ERROR: 0.01,
-    Trouble.EARLY_WARNING: 0.005,
-    Trouble.END_OF_MEDIUM: 0.005,
-}
+LASTING = {Trouble.READ_ERROR: 0.002, Trouble.LASTING_WRITE_ERROR: 0.006}
 """What stays with a cartridge."""
+
+ENDING = {Trouble.EARLY_WARNING: 0.005, Trouble.END_OF_MEDIUM: 0.005}
+"""Cartridges that end before they should."""
 
 SEEDS = [1, 2, 3, 4, *([int(os.environ["HOLDFAST_NIGHTS_SEED"])] if "HOLDFAST_NIGHTS_SEED" in os.environ else [])]
 NIGHTS = 50
@@ -74,9 +72,15 @@ def test_months_of_nights(tmp_path: Path, share: float, seed: int, record_proper
 
 @pytest.mark.crash
 @pytest.mark.timeout(1200)
+def test_nights_with_cartridges_that_fail(tmp_path: Path, share: float, record_property: Count) -> None:
+    live(tmp_path, 5, max(10, round(40 * share)), record_property, PASSING | LASTING)
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(1200)
 @pytest.mark.xfail(
-    reason="a pair with a block that cannot be written, or that ends early, blocks every later run",
+    reason="an end or a warning amid a label or a session's catalog is no error of Holdfast's, or blocks later runs",
     raises=(AssertionError, EarlyWarning),
 )
-def test_nights_with_cartridges_that_fail(tmp_path: Path, record_property: Count) -> None:
-    live(tmp_path, 5, 30, record_property, PASSING | LASTING)
+def test_nights_with_cartridges_that_end_early(tmp_path: Path, record_property: Count) -> None:
+    live(tmp_path, 6, 40, record_property, PASSING | ENDING)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -17,12 +17,13 @@ from unittest import mock
 import pytest
 from tests.crash.laws import OnTape, demand, explain
 from tests.crash.runs import spread
-from tests.crash.scenes import shrunk
+from tests.crash.scenes import OPTIONS, shrunk
 from tests.crash.tapelaws import check_committed, check_proofs, check_restored, check_told
 from tests.crash.tapescenes import TapeScene, tape_scene_of
 
+from holdfast.config import init_vault
 from holdfast.errors import HoldfastError
-from holdfast.journey import archive
+from holdfast.journey import ArchiveRequest, archive
 from holdfast.reports import ArchiveReport
 from holdfast.tape.journal import CartridgeJournal, Committed
 from holdfast.testing.tapefaults import CALLS, Operation, ProcessStopped, TapeFault, Trouble, Troubles, faulty_library
@@ -266,3 +267,30 @@ def _stopped_between_journals() -> Generator[None, None, None]:
 
     with mock.patch.object(CartridgeJournal, "committed", committed):
         yield
+
+
+# -- a drive that is broken
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(300)
+@pytest.mark.xfail(
+    reason="each cartridge that the drive cannot write is fenced and another one is taken, to the last",
+    raises=AssertionError,
+)
+@pytest.mark.parametrize("is_new", [False, True], ids=["on a pair that holds something", "on a new pair"])
+def test_a_drive_that_cannot_write_uses_up_no_cartridges(tmp_path: Path, is_new: bool) -> None:
+    """Dirty heads: everything loads and reads, nothing can be written. Two nights must not take the library's scratch."""
+    source, vault = tmp_path / "night", tmp_path / "vault"
+    source.mkdir()
+    init_vault(vault, OPTIONS)
+    if not is_new:
+        (source / "before").write_bytes(b"before" * 1000)
+        assert archive(vault, ArchiveRequest(paths=(source,))).exit_code() == 0
+    troubles = Troubles([TapeFault(Trouble.WRITE_ERROR, drive="VDRIVE-1", operation="write_*", times=60)])
+    for number in range(2):
+        (source / str(number)).write_bytes(b"new" * 1000)
+        with suppress(HoldfastError), faulty_library(troubles):
+            archive(vault, ArchiveRequest(paths=(source,)))
+    troubles.demand_all_happened()
+    assert len(os.listdir(vault / "library" / "cartridges")) <= 8

@@ -95,6 +95,8 @@ class Operation:
 class TapeFault:
     """One trouble, at the `nth` operation (from 1) that it can befall and that all of these match; None: any does.
 
+    `times`: so many such operations meet it, one after the other.
+
     `after`: the operation is done first (for `ENDS` only).
     """
 
@@ -103,6 +105,7 @@ class TapeFault:
     barcode: str = "*"
     operation: str = "*"
     nth: int = 1
+    times: int = 1
     block: int | None = None
     number: int | None = None
     after: bool = False
@@ -218,7 +221,7 @@ class Troubles:
 
     def demand_all_happened(self) -> None:
         """Raise AssertionError if a fault never came to its operation."""
-        missing = [item.fault for item in self._waiting]
+        missing = [item.fault for item in self._waiting if item.left > 0]
         assert not missing, f"these faults did not happen: {missing}"
 
     def repair_drives(self) -> None:
@@ -267,8 +270,9 @@ class Troubles:
     def _choose(self, operation: Operation) -> tuple[Trouble | None, bool]:
         for item in [item for item in self._waiting if item.fault.matches(operation)]:
             item.left -= 1
-            if item.left == 0:
-                self._waiting.remove(item)
+            if item.left <= 0:
+                if item.left <= 1 - item.fault.times:
+                    self._waiting.remove(item)
                 return item.fault.trouble, item.fault.after
         return self._throw(operation), False
 

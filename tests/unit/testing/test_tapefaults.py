@@ -160,6 +160,19 @@ def test_a_command_that_is_told_as_failed_was_done_or_not(stand: Stand, trouble:
     the_one(troubles)
 
 
+def test_a_fault_may_come_several_times_in_a_row(stand: Stand) -> None:
+    troubles = fault(Trouble.WRITE_ERROR, "write_record", nth=2, times=3)
+    drive = stand.load(troubles)
+    came = []
+    for number in range(8):
+        try:
+            drive.write_record(memoryview(b"data"))
+        except MediaError:
+            came.append(number)
+    assert came == [1, 2, 3]
+    troubles.demand_all_happened()
+
+
 def test_a_dead_drive_does_nothing_more_and_loses_its_buffer(stand: Stand) -> None:
     troubles = fault(Trouble.DRIVE_DIES, "write_file_mark", nth=2)
     drive = stand.load(troubles)
