@@ -26,7 +26,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Pyright comes whole in its wheel; it must not look for a newer one.
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help setup demo test check test-crash bench format lock clean
+.PHONY: help setup demo test check test-crash test-tape-vm bench format lock clean
 
 help: ## list these targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ check: setup ## format, lint, types and layers
 test-crash: export HOLDFAST_CRASH_SHARE ?= 1.0
 test-crash: setup ## the crash enumerations; HOLDFAST_CRASH_SHARE=0.1 runs a tenth of them
 	$(BIN)/pytest -n $(JOBS) -m crash $(ARGS)
+
+test-tape-vm: setup ## the tape tests on real drivers: a virtual machine with an emulated library
+	$(BIN)/python -m tests.tapevm.run $(ARGS)
 
 bench: setup ## the benchmarks
 	$(BIN)/python benchmarks/run.py $(ARGS)

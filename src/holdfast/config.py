@@ -40,15 +40,24 @@ block_size = "{block_size}"            # at most 64 MiB
 pack_size = "{pack_size}"               # a pack is sealed when it is this long
 
 [tape]
-library = "virtual"             # two drives and cartridges in files, in this vault's folder
-cartridge_capacity = "{cartridge_capacity}"    # of each new virtual cartridge
-barcode_prefix = "HF"
+library = "{library}"             # virtual: two drives and cartridges in files, in this vault's folder; or mtx
+cartridge_capacity = "{cartridge_capacity}"    # of each cartridge
+barcode_prefix = "HF"           # of new virtual cartridges
 media = "L8"
 record_size = "{record_size}"         # 256 KiB to 1 MiB; written into each cartridge's label
 object_size = "{object_size}"           # files are written in tar archives of about this size
 commit_every = "{commit_every}"         # a synchronous file mark at least this often
 virtual_counts_as_proof = false # true lets `release` rely on virtual cartridges (law 4)
+
+[library]                       # of the kind mtx: a changer, and drives behind the kernel's st driver
+changer = "{changer}"           # its device, such as "/dev/tape/by-id/...-changer" or "/dev/sg3"
+scratch_a = "{scratch_a}"       # cartridges whose barcodes begin so may be taken for side A, if they are blank
+scratch_b = "{scratch_b}"       # and for side B
+
+[library.elements]              # "serial number of a drive" = number of its element, where the changer does not tell
 """
+
+LIBRARY_KINDS = ("virtual", "mtx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +69,22 @@ class BlockSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TapeSettings:
-    """How cartridges are made and written; sizes in bytes."""
+class LibrarySettings:
+    """A real library: the changer's device; how barcodes of cartridges begin that may be taken for either side of a
+    pair; and the element number of each drive, by serial number, as far as the changer does not tell them.
+    """
 
+    changer: Path
+    scratch_a: str
+    scratch_b: str
+    elements: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TapeSettings:
+    """How cartridges are made and written; sizes in bytes. `library` is None for the virtual one."""
+
+    library: LibrarySettings | None
     cartridge_bytes: int
     barcode_prefix: str
     media: str
@@ -121,6 +143,10 @@ class InitOptions:
     record_size: str = "512 KiB"
     object_size: str = "4 GiB"
     commit_every: str = "32 GiB"
+    library: str = "virtual"
+    changer: str = ""
+    scratch_a: str = ""
+    scratch_b: str = ""
 
 
 def vault_folder(named: Path | None) -> Path:
@@ -229,10 +255,8 @@ def parse_settings(folder: Path, document: dict[str, Any]) -> VaultSettings:
         block_bytes=reader.size("blocks", "block_size", 64 * 1024, BLOCK_LIMIT_BYTES),
         pack_bytes=reader.size("blocks", "pack_size", 64 * 1024, 2**40),
     )
-    library = reader.value("tape", "library", str)
-    if library != "virtual":
-        raise reader.wrong("tape", "library", "'virtual', the only kind so far", repr(library))
     tape = TapeSettings(
+        library=_library_of(reader),
         cartridge_bytes=reader.size("tape", "cartridge_capacity", 4 * 2**20, 2**60),
         barcode_prefix=reader.matching("tape", "barcode_prefix", "[A-Z0-9]{1,4}"),
         media=reader.matching("tape", "media", "[A-Z0-9]{2}"),
@@ -243,6 +267,19 @@ def parse_settings(folder: Path, document: dict[str, Any]) -> VaultSettings:
     )
     vault_id = uuid.UUID(reader.matching("vault", "id", "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"))
     return VaultSettings(folder=folder, id=vault_id, blocks=blocks, tape=tape)
+
+
+def _library_of(reader: _Reader) -> LibrarySettings | None:
+    kind = reader.value("tape", "library", str)
+    if kind not in LIBRARY_KINDS:
+        raise reader.wrong("tape", "library", f"one of {', '.join(LIBRARY_KINDS)}", repr(kind))
+    if kind == "virtual":
+        return None
+    scratch = {name: reader.matching("library", name, "[A-Z0-9]{1,8}") for name in ("scratch_a", "scratch_b")}
+    if scratch["scratch_a"].startswith(scratch["scratch_b"]) or scratch["scratch_b"].startswith(scratch["scratch_a"]):
+        raise reader.wrong("library", "scratch_b", "other barcodes than for side A", repr(scratch["scratch_b"]))
+    changer = Path(reader.matching("library", "changer", "/.+"))
+    return LibrarySettings(changer=changer, elements=reader.numbers("library", "elements"), **scratch)
 
 
 def check_format(folder: Path, found: int) -> None:
@@ -276,6 +313,17 @@ class _Reader:
         if re.fullmatch(pattern, text) is None:
             raise self.wrong(table, key, f"text of the form {pattern}", repr(text))
         return text
+
+    def numbers(self, table: str, key: str) -> dict[str, int]:
+        """A table of whole numbers inside a table; an empty one when it is missing."""
+        settings = cast("dict[str, Any]", self.document[table]).get(key, {})
+        if not isinstance(settings, dict):
+            raise self.wrong(table, key, "a table of whole numbers", repr(settings))
+        found = cast("dict[str, Any]", settings)
+        for name, number in found.items():
+            if type(number) is not int:
+                raise self.wrong(f"{table}.{key}", name, "a whole number", repr(number))
+        return found
 
     def size(self, table: str, key: str, low: int, high: int, *, multiple_of: int = 1) -> int:
         text = self.value(table, key, str)

@@ -20,7 +20,7 @@ from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, W
 from holdfast.tape.contents import StoredContents
 from holdfast.tape.dump import DumpResult
 from holdfast.tape.library import TapeLibrary
-from holdfast.tape.pairs import PairsToWrite, dump_session, is_whole, smallest_room
+from holdfast.tape.pairs import PairsToWrite, dump_session, smallest_room
 from holdfast.tape.plan import fits_blank
 from holdfast.tape.verify import adopt_evidence, fence_unreadable, verify_pair, wanted_files, wants_verifying
 from holdfast.trees.keep import Recorder, TreeKeeper
@@ -156,24 +156,22 @@ def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: 
 def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> list[HoldfastError]:
     """Write what no tape holds yet, pair after pair; what is returned are files that must be noted again, and why."""
     restless: list[HoldfastError] = []
-    failures: dict[uuid.UUID, list[HoldfastError]] = {}
+    stuck: dict[uuid.UUID, list[HoldfastError]] = {}
     with vault.catalog.reading() as connection:
         total_bytes = tapes.count_unwritten_bytes(connection)
     with watch.stage("dump", total_bytes) as stage, vault.store_reader() as reader:
         contents = StoredContents(vault.catalog, reader, InPlaceContents(vault.catalog))
         pairs = PairsToWrite(library)
         while (pair := pairs.next()) is not None:
-            failed = failures.setdefault(pair.id, [])
             try:
                 result = dump_session(library, pair, contents, stage.advance)
-            except MediaError as error:
-                failed.append(error)
+            except (MediaError, OperatorNeeded) as error:
+                stuck.setdefault(pair.id, []).append(error)
+                if isinstance(error, OperatorNeeded):
+                    pairs.give_up(pair)
                 continue
-            except OperatorNeeded as error:
-                failed.append(error)
-                pairs.give_up(pair)
-                continue
-            failed += result.lost
+            report.warnings += stuck.pop(pair.id, [])
+            stuck[pair.id] = [*result.lost]
             report.objects += result.objects
             report.written_bytes += result.tape_bytes
             report.written_on += [barcode for barcode in result.barcodes if barcode not in report.written_on]
@@ -182,17 +180,14 @@ def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watc
                 f"committed {result.objects} object{'' if result.objects == 1 else 's'} on {' and '.join(result.barcodes)}"
             )
         report.stages.append(stage.done())
-    _report_failures(library, failures, report)
+    _report_stuck(library, stuck, report)
     return restless
 
 
-def _report_failures(
-    library: TapeLibrary, failures: dict[uuid.UUID, list[HoldfastError]], report: ArchiveReport
-) -> None:
-    """What went wrong on a pair that is whole again is worth knowing; on one that is not, it is an error."""
+def _report_stuck(library: TapeLibrary, stuck: dict[uuid.UUID, list[HoldfastError]], report: ArchiveReport) -> None:
+    """What failed on a pair and was not made good; of a pair that is fenced, all is written again on another one."""
     for pair in library.pairs():
-        met = failures.get(pair.id, [])
-        (report.warnings if pair.state == "fenced" or is_whole(library, pair) else report.errors).extend(met)
+        (report.warnings if pair.state == "fenced" else report.errors).extend(stuck.get(pair.id, []))
 
 
 def _report_void(result: DumpResult, report: ArchiveReport) -> list[HoldfastError]:

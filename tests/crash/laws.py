@@ -86,17 +86,20 @@ def check_manifests(packs: Packs) -> None:
 
 # -- the cartridges
 
+FENCED_AS_DAMAGED = "read back with other bytes than were written"
+
 OnTape = dict[tuple[str, int], bytes]
 """The BLAKE3 of each committed tape file's bytes, by barcode and number."""
 
 
 def journals_of(vault: Path) -> dict[str, JournalState]:
-    """What the journal of each cartridge says; none may say that it is fenced."""
+    """What the journal of each cartridge says; none may say that it is fenced, unless it was read back as damaged."""
     found: dict[str, JournalState] = {}
     for path in sorted((vault / "journals").glob("*.jsonl")):
         state = None if path.stem == "evidence" else CartridgeJournal(path.parent, path.stem).state()
         if state is not None:
-            demand(state.fenced is None, "law 6", f"{path.stem} is fenced: {state.fenced}")
+            expected = state.fenced is None or FENCED_AS_DAMAGED in state.fenced
+            demand(expected, "law 6", f"{path.stem} is fenced: {state.fenced}")
             found[path.stem] = state
     return found
 
@@ -110,11 +113,15 @@ def cartridge_folder(vault: Path, barcode: str) -> Path:
     return vault / "library" / "cartridges" / barcode
 
 
-def check_tapes(vault: Path) -> OnTape:
-    """Every committed tape file is there, whole, with its mark, and the same on both sides."""
+def check_tapes(vault: Path, damaged: str) -> OnTape:
+    """Every committed tape file is there, whole, with its mark, and the same on both sides; but on the cartridge that
+    the scene damaged.
+    """
     found: OnTape = {}
     shared: dict[tuple[uuid.UUID, int], tuple[Committed, str]] = {}
     for barcode, state in journals_of(vault).items():
+        if barcode == damaged:
+            continue
         folder = cartridge_folder(vault, barcode)
         marks = {entry["file"]: entry["bytes"] for entry in durable.Journal(folder / "marks.jsonl").entries()}
         for item in state.committed:
@@ -201,7 +208,7 @@ def check_vault(vault: Path, scene: Scene, said: bytes, scratch: Path) -> OnTape
     """Everything that must hold before the command is run again; the committed tape files."""
     packs = read_packs(vault)
     check_manifests(packs)
-    on_tape = check_tapes(vault)
+    on_tape = check_tapes(vault, scene.damaged)
     with catalog_of(vault, scratch) as catalog:
         if catalog is not None:
             check_catalog(vault, catalog, packs, in_place=scene.in_place)
@@ -305,7 +312,7 @@ def rerun_and_check(vault: Path, scene: Scene, before: OnTape, scratch: Path, *,
     if scene.night_one is not None and number % 4 == 1:
         _check_night_one(vault, scene, scratch / "restored-before")
     if number % 16 == 0:
-        check_with_plain_tools(vault, scratch / "plain")
+        check_with_plain_tools(vault, scratch / "plain", scene.damaged)
 
 
 def _demand_done(report: Report, what: str) -> None:
@@ -325,12 +332,14 @@ def check_end(vault: Path, scene: Scene, before: OnTape, scratch: Path, *, every
         report = verify(vault, (), everything=True)
         _demand_done(report, "verify")
         demand(report.tape_files == len(after), "law 8", f"{report.tape_files} of {len(after)} tape files were read")
-    used, made = {barcode for barcode, _ in after}, set(os.listdir(vault / "library" / "cartridges"))
+    used = {barcode for barcode, _ in after} | {scene.damaged} - {""}
+    made = set(os.listdir(vault / "library" / "cartridges"))
     demand(len(used) == scene.cartridges, "law 6", f"not as many pairs as in an undisturbed run: {sorted(used)}")
     demand(made == used, "law 6", f"cartridges were made and not used: {sorted(made - used)}")
     with Catalog(vault / "catalog" / "catalog.db") as catalog:
         _check_kept(vault, catalog, scene)
         _check_members(catalog)
+        _check_sides(catalog)
     found = count_versions(vault)
     demand(found == scene.versions, "law 6", f"{found} versions, where an undisturbed run leaves {scene.versions}")
     demand(not list((vault / "scratch").iterdir()), "law 6", "something was left in scratch")
@@ -347,6 +356,17 @@ def _check_members(catalog: Catalog) -> None:
             times[row] += 1
     wrong = {row: count for row, count in times.items() if count != 1}
     demand(not wrong, "law 6", f"so often on tape, by row of the version: {wrong}")
+
+
+def _check_sides(catalog: Catalog) -> None:
+    """The sides of every pair that are used now hold the same."""
+    with catalog.reading() as connection:
+        for pair in tapes.all_pairs(connection):
+            one, other = (tapes.tape_files(connection, item.barcode) for item in pair.cartridges)
+            same = [(f.kind, f.object_id, f.blake3) for f in one[1:]] == [
+                (f.kind, f.object_id, f.blake3) for f in other[1:]
+            ]
+            demand(same, "law 4", f"the sides of pair {pair.id} differ: {one} and {other}")
 
 
 def _check_restore(vault: Path, scene: Scene, origin: str, out: Path) -> None:
@@ -375,11 +395,11 @@ def _check_nothing_left_to_do(vault: Path, scene: Scene) -> None:
     demand(done == (0, 0, 0, 0), "law 6", f"a finished archive found this to do: {done}")
 
 
-def check_with_plain_tools(vault: Path, out: Path) -> None:
+def check_with_plain_tools(vault: Path, out: Path, damaged: str) -> None:
     """Law 8: `tar` and `sha256sum` read every tape file."""
     environment = {"PATH": os.environ["PATH"], "LC_ALL": "C"}
     for barcode, committed in committed_of(vault).items():
-        for item in committed:
+        for item in committed if barcode != damaged else ():
             folder = out / f"{barcode}-{item.tape_file}"
             folder.mkdir(parents=True)
             tape_file = data_path(cartridge_folder(vault, barcode), item.tape_file)

@@ -23,9 +23,10 @@ from tests.crash.sources import Facts, facts_of
 from holdfast.blocks import store
 from holdfast.catalog import Catalog, schema
 from holdfast.config import InitOptions, init_vault
-from holdfast.journey import ArchiveRequest, archive
-from holdfast.testing import Recording, Replayer, Tree, record
-from holdfast.trees import steady
+from holdfast.journey import ArchiveRequest, archive, verify
+from holdfast.tape.drive.virtual import data_path
+from holdfast.testing import Recording, Replayer, Tree, flip_bit, record
+from holdfast.trees import noting, steady
 
 OPTIONS = InitOptions(
     block_size="64 KiB",
@@ -40,12 +41,12 @@ OPTIONS = InitOptions(
 SMALL_CARTRIDGES = replace(OPTIONS, cartridge_capacity="4 MiB", object_size="400 KiB", pack_size="1 MiB")
 
 GROUP_VERSIONS = 6
-"""A group commit of the store for every so many names, where a real one has thousands."""
+"""A group commit of the store, or of the catalog in place, for every so many names, where a real one has thousands."""
 
 SHRUNK = f"""
 from holdfast.blocks import store
-from holdfast.trees import steady
-store.GROUP_VERSIONS = {GROUP_VERSIONS}
+from holdfast.trees import noting, steady
+store.GROUP_VERSIONS = noting.BATCH = {GROUP_VERSIONS}
 steady.RACY_NS = {{racy_ns}}
 from holdfast.cli import main
 main()
@@ -58,7 +59,8 @@ class Scene:
 
     `trusting`: a file counts as unchanged however young it is, so that the rerun does not read it again.
     `versions`, `cartridges`: how many rows of versions in the catalog, and how many cartridges, an undisturbed run
-    leaves; `sessions`: how many it commits. `night_one`: the source as it was
+    leaves; `sessions`: how many it commits. `damaged`: a cartridge that holds other bytes than were written, and that
+    the run replaces. `night_one`: the source as it was
     when the recorded run began, and the time between, for scenes in which the vault held something already.
     """
 
@@ -71,6 +73,7 @@ class Scene:
     sessions: int = 1
     in_place: bool = False
     trusting: bool = False
+    damaged: str = ""
     night_one: tuple[int, dict[bytes, Facts]] | None = None
 
     @property
@@ -102,6 +105,7 @@ def shrunk(scene: Scene) -> Iterator[None]:
     """In this process, the sizes and trust that the recorded command had."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "GROUP_VERSIONS", GROUP_VERSIONS)
+        patch.setattr(noting, "BATCH", GROUP_VERSIONS)
         if scene.trusting:
             patch.setattr(steady, "RACY_NS", 0)
         yield
@@ -116,16 +120,35 @@ def _night_one(folder: Path) -> Scene:
     return _recorded("night_one", folder)
 
 
-def _night_two(folder: Path) -> Scene:
+def _night_two(folder: Path, *, in_place: bool = False) -> Scene:
     """Another night on the same pair of cartridges."""
     source, vault = folder / "night", folder / "work" / "vault"
     sources.make_night_one(source)
     init_vault(vault, OPTIONS)
-    report = archive(vault, ArchiveRequest(paths=(source,)))
+    report = archive(vault, ArchiveRequest(paths=(source,), in_place=in_place))
     assert report.exit_code() == 0
     before, between_ns = facts_of(source), steady.now_ns()
     sources.change_for_night_two(source)
-    return _recorded("night_two", folder, trusting=True, night_one=(between_ns, before))
+    name = "in_place_two" if in_place else "night_two"
+    return _recorded(name, folder, in_place=in_place, trusting=True, night_one=(between_ns, before))
+
+
+def _in_place_two(folder: Path) -> Scene:
+    return _night_two(folder, in_place=True)
+
+
+def _mended(folder: Path) -> Scene:
+    """A cartridge was read back with other bytes: another one takes its place, copied from its twin."""
+    source, vault = folder / "night", folder / "work" / "vault"
+    sources.make_few(source)
+    init_vault(vault, OPTIONS)
+    report = archive(vault, ArchiveRequest(paths=(source,)))
+    assert report.exit_code() == 0
+    damaged = vault / "library/cartridges/HF0002L8"
+    flip_bit(data_path(damaged, 1), 5000)
+    assert verify(vault, (), everything=True).exit_code() != 0
+    scene = _recorded("mended", folder, trusting=True)
+    return replace(scene, damaged=damaged.name)
 
 
 def _in_place(folder: Path) -> Scene:
@@ -151,7 +174,9 @@ MAKERS = {
     "two_pairs": _two_pairs,
     "night_one": _night_one,
     "night_two": _night_two,
+    "mended": _mended,
     "in_place": _in_place,
+    "in_place_two": _in_place_two,
     "fresh": _fresh,
 }
 

@@ -20,7 +20,7 @@ from holdfast.testing import Event, Recording, Replayer, Said, State, Tree, Vari
 PARTS = 8
 """The states of a scene are dealt out to so many tests, for two processes to share."""
 
-SCENES = {"night_one": 1.0, "night_two": 1.0, "in_place": 1.0, "two_pairs": 0.2}
+SCENES = {"night_one": 1.0, "night_two": 1.0, "in_place": 1.0, "in_place_two": 1.0, "mended": 1.0, "two_pairs": 0.2}
 """The scenes that are cut everywhere, and the part of their states that is taken: one has many large ones."""
 
 TEARINGS = 24
@@ -81,7 +81,7 @@ def part_of(states: Iterator[tuple[int, State]], part: int) -> Iterator[tuple[in
 
 
 def test_law_6_resume_is_running_again_after_a_power_cut_at_a_few_prefixes(get_scene: GetScene, tmp_path: Path) -> None:
-    for name in ("night_one", "night_two", "in_place"):
+    for name in ("night_one", "night_two", "in_place", "in_place_two", "mended"):
         scene = get_scene(name)
         some = list(distinct_states(scene.recording, ["dropped"], seeds=(0,)))
         check_states(scene, enumerate(spread(some, 5)), tmp_path / name)

@@ -8,12 +8,22 @@ import tempfile
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from holdfast import config, durable
-from holdfast.config import InitOptions, VaultSettings, init_vault, open_or_init_vault, open_vault, vault_folder
+from holdfast.config import (
+    SETTINGS_NAME,
+    InitOptions,
+    LibrarySettings,
+    VaultSettings,
+    init_vault,
+    open_or_init_vault,
+    open_vault,
+    vault_folder,
+)
 from holdfast.errors import CapacityError, UsageError, VaultError
 
 ROOMS = ["catalog", "journals", "library", "packs", "scratch", "state"]
@@ -319,3 +329,48 @@ def test_comments_and_further_settings_are_passed_over(folder: Path) -> None:
     assert open_vault(folder) == made
     assert made.id.version == 4
     assert isinstance(made.id, uuid.UUID)
+
+
+# -- real libraries
+
+REAL = InitOptions(library="mtx", changer="/dev/sg3", scratch_a="HFA", scratch_b="HFB")
+
+
+def test_a_real_library_is_named_by_its_changer_and_its_pools(tmp_path: Path) -> None:
+    assert init_vault(tmp_path / "virtual").tape.library is None
+    settings = init_vault(tmp_path / "real", REAL)
+    assert settings.tape.library == LibrarySettings(
+        changer=Path("/dev/sg3"), scratch_a="HFA", scratch_b="HFB", elements={}
+    )
+    path = tmp_path / "real" / SETTINGS_NAME
+    path.write_text(path.read_text() + '"HU1234ABCD" = 1\n')
+    found = open_vault(tmp_path / "real").tape.library
+    assert found is not None
+    assert found.elements == {"HU1234ABCD": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "setting"),
+    [
+        ({"library": "robot"}, "library"),
+        ({"changer": "sg3"}, "changer"),
+        ({"scratch_a": ""}, "scratch_a"),
+        ({"scratch_b": "HFA"}, "scratch_b"),
+        ({"scratch_b": "H"}, "scratch_b"),
+        ({"scratch_a": "HF-"}, "scratch_a"),
+    ],
+)
+def test_a_real_library_that_is_told_wrongly_makes_no_vault(
+    tmp_path: Path, change: dict[str, str], setting: str
+) -> None:
+    with pytest.raises(UsageError, match=setting):
+        init_vault(tmp_path / "vault", replace(REAL, **change))
+    assert not (tmp_path / "vault").exists()
+
+
+def test_an_element_that_is_no_number_is_named(tmp_path: Path) -> None:
+    init_vault(tmp_path / "vault", REAL)
+    path = tmp_path / "vault" / SETTINGS_NAME
+    path.write_text(path.read_text() + '"HU1234ABCD" = "first"\n')
+    with pytest.raises(VaultError, match="HU1234ABCD"):
+        open_vault(tmp_path / "vault")

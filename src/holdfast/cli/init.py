@@ -21,14 +21,30 @@ def init(
     object_size: Annotated[str, typer.Option(help="About how large tar archives on tape are.")] = DEFAULTS.object_size,
     record_size: Annotated[str, typer.Option(help="Size of tape records: 256 KiB to 1 MiB.")] = DEFAULTS.record_size,
     block_size: Annotated[str, typer.Option(help="Size of blocks in the store: at most 64 MiB.")] = DEFAULTS.block_size,
+    changer: Annotated[
+        str, typer.Option(help="The device of a real changer, such as /dev/sg3; without it the library is virtual.")
+    ] = "",
+    scratch_a: Annotated[
+        str, typer.Option(help="Barcodes that begin so may be taken for side A, if the cartridges are blank.")
+    ] = "",
+    scratch_b: Annotated[str, typer.Option(help="The same for side B.")] = "",
     as_json: JsonOption = False,
 ) -> int:
-    """Make a vault. `archive` does it by itself with the defaults; here sizes can be chosen.
+    """Make a vault. `archive` does it by itself with the defaults; here sizes and the library can be chosen.
 
     Example: holdfast init --vault /archive/vault --cartridge-capacity '2.5 TB'
+
+    With real drives: holdfast init --changer /dev/sg3 --scratch-a HFA --scratch-b HFB --cartridge-capacity '2.5 TB'
     """
     options = InitOptions(
-        cartridge_capacity=cartridge_capacity, object_size=object_size, record_size=record_size, block_size=block_size
+        cartridge_capacity=cartridge_capacity,
+        object_size=object_size,
+        record_size=record_size,
+        block_size=block_size,
+        library="mtx" if changer else "virtual",
+        changer=changer,
+        scratch_a=scratch_a,
+        scratch_b=scratch_b,
     )
     settings = init_vault(vault_folder(vault), options)
     if as_json:

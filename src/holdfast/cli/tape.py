@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
+from holdfast import handling
 from holdfast.catalog import tapes
 from holdfast.cli.options import JsonOption, VaultOption
 from holdfast.cli.show import console, print_json
 from holdfast.config import vault_folder
+from holdfast.errors import UsageError
+from holdfast.tape.label import encode_volume
 from holdfast.values import show_bytes
 from holdfast.vault import Vault, opened
 
@@ -62,3 +68,101 @@ def _rows(open_vault: Vault) -> list[dict[str, Any]]:
                     }
                 )
     return rows
+
+
+BarcodeArgument = Annotated[str, typer.Argument(metavar="BARCODE", help="As `holdfast tape inventory` shows it.")]
+DriveOption = Annotated[str | None, typer.Option("--drive", metavar="SERIAL", help="The drive's serial number.")]
+
+
+@app.command()
+def inventory(vault: VaultOption = None, as_json: JsonOption = False) -> int:
+    """Show what is in the drives and slots of the library.
+
+    Example: holdfast tape inventory
+    """
+    places = handling.inventory(vault_folder(vault))
+    if as_json:
+        print_json([asdict(place) for place in places])
+        return 0
+    out = console()
+    out.print(f"{'where':<24}{'cartridge':<12}known as")
+    for place in places:
+        where = "slot" if place.drive is None else f"drive {place.drive}"
+        out.print(f"{where:<24}{place.barcode or '-':<12}{place.known_as or '-'}".rstrip())
+    return 0
+
+
+@app.command()
+def load(barcode: BarcodeArgument, drive: DriveOption = None, vault: VaultOption = None) -> int:
+    """Put a cartridge into a drive: the first empty one, unless told.
+
+    Example: holdfast tape load HF0001L8
+    """
+    used = handling.load(vault_folder(vault), barcode, drive)
+    console().print(f"{barcode} is in drive {used}")
+    return 0
+
+
+@app.command()
+def unload(drive: DriveOption = None, vault: VaultOption = None) -> int:
+    """Put what is in a drive, or in all of them, back into slots.
+
+    Example: holdfast tape unload
+    """
+    moved = handling.unload(vault_folder(vault), drive)
+    console().print(f"put back: {', '.join(moved)}" if moved else "the drives were empty")
+    return 0
+
+
+@app.command()
+def label(barcode: BarcodeArgument, vault: VaultOption = None, as_json: JsonOption = False) -> int:
+    """Load a cartridge and show what it says it is, whoever wrote it. Nothing is written.
+
+    Example: holdfast tape label HF0001L8
+    """
+    found = handling.look(vault_folder(vault), barcode)
+    if as_json:
+        label_document = None if found.label is None else json.loads(encode_volume(found.label))
+        print_json({"barcode": barcode, "words": found.words, "label": label_document})
+    else:
+        console().print(f"{barcode}: {found.words}")
+    return 0
+
+
+@app.command()
+def read(
+    barcode: BarcodeArgument,
+    number: Annotated[int, typer.Argument(metavar="N", min=0, help="The tape file; 0 is the label.")],
+    vault: VaultOption = None,
+) -> int:
+    """Write one tape file, as it lies on the cartridge, to standard output: a plain tar archive.
+
+    Example: holdfast tape read HF0001L8 1 | tar -tvf -
+    """
+    handling.copy_tape_file(vault_folder(vault), barcode, number, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
+    return 0
+
+
+@app.command()
+def fence(
+    barcode: BarcodeArgument,
+    why: Annotated[str, typer.Option(metavar="TEXT", help="The reason; `holdfast tape list --json` shows it.")],
+    confirm: Annotated[
+        str | None, typer.Option(metavar="BARCODE", help="The barcode once more, instead of being asked for it.")
+    ] = None,
+    vault: VaultOption = None,
+) -> int:
+    """Take a cartridge out of use, for ever: it was dropped, lost, or is not to be trusted.
+
+    It is not written again and proves nothing; what it holds can still be read. The next `archive` copies its twin to
+    another cartridge.
+
+    Example: holdfast tape fence HF0002L8 --why 'it was dropped'
+    """
+    said = typer.prompt(f"type {barcode} to fence it", err=True) if confirm is None else confirm
+    if said != barcode:
+        raise UsageError("not confirmed; nothing was done", expected=barcode, found=said)
+    handling.fence(vault_folder(vault), barcode, why)
+    console().print(f"{barcode} is fenced; run holdfast archive again to copy its twin to another cartridge")
+    return 0

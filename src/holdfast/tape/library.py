@@ -14,7 +14,8 @@ from holdfast import durable
 from holdfast.catalog import Cartridge, Catalog, Pair, tapes
 from holdfast.config import VaultSettings
 from holdfast.errors import HoldfastError, IntegrityError, MediaError, OperatorNeeded
-from holdfast.tape.changer import Changer, VirtualChanger
+from holdfast.tape.changer import Changer
+from holdfast.tape.changer.opening import open_changer
 from holdfast.tape.drive import TapeDrive
 from holdfast.tape.journal import CartridgeIdentity, CartridgeJournal, JournalState
 from holdfast.values import Side
@@ -47,12 +48,7 @@ class TapeLibrary:
         self.settings = settings
         self.catalog = catalog
         self.evidence_journal = durable.Journal(settings.journals_folder / "evidence.jsonl")
-        self.changer: Changer = VirtualChanger(
-            settings.library_folder,
-            barcode_prefix=settings.tape.barcode_prefix,
-            media=settings.tape.media,
-            cartridge_bytes=settings.tape.cartridge_bytes,
-        )
+        self.changer: Changer = open_changer(settings)
 
     def __enter__(self) -> TapeLibrary:
         return self
@@ -113,7 +109,7 @@ class TapeLibrary:
 
     def new_pair(self) -> Pair:
         """Take two blank cartridges and say, durably, what they will be; their labels are written later."""
-        barcodes = self.changer.scratch(2, self._known_barcodes())
+        barcodes = self.changer.scratch((Side.A, Side.B), self._known_barcodes())
         one = self._identity(Side.A, barcodes[0], barcodes[1])
         self.journal(one.barcode).begin(one)
         self._begin_twin(one)
@@ -123,7 +119,7 @@ class TapeLibrary:
         """Take a blank cartridge and say, durably, that it is the side of the pair that `failed` was; the pair as it
         is now. The twin's tape files are copied to it when it is prepared.
         """
-        (barcode,) = self.changer.scratch(1, self._known_barcodes())
+        (barcode,) = self.changer.scratch((failed.side,), self._known_barcodes())
         made = self._identity(failed.side, barcode, twin.barcode)
         record_bytes = self.identity(twin.barcode).record_bytes
         made = replace(made, pair_id=failed.pair_id, record_bytes=record_bytes, replaces=failed.barcode)

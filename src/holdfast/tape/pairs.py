@@ -44,6 +44,7 @@ class PairsToWrite:
     def __init__(self, library: TapeLibrary) -> None:
         self._library = library
         self._visits: Counter[uuid.UUID] = Counter()
+        self._given_up: set[uuid.UUID] = set()
 
     def next(self) -> Pair | None:
         """The next pair; None when there is nothing more to do. Raises `OperatorNeeded` without blank cartridges."""
@@ -54,17 +55,17 @@ class PairsToWrite:
 
     def give_up(self, pair: Pair) -> None:
         """Do not come back to this pair: it needs a person first."""
-        self._visits[pair.id] = VISITS
+        self._given_up.add(pair.id)
 
     def _choose(self) -> Pair | None:
-        pairs = [pair for pair in self._library.pairs() if pair.state != "fenced"]
-        broken = [pair for pair in pairs if not is_whole(self._library, pair)]
-        for pair in broken:
-            if self._visits[pair.id] < VISITS:
-                return pair
+        pairs = [p for p in self._library.pairs() if p.state != "fenced" and p.id not in self._given_up]
+        broken = next((pair for pair in pairs if not is_whole(self._library, pair)), None)
+        if broken is not None:
+            # one that stays broken says that a drive ruins cartridges: it must not get at new ones
+            return broken if self._visits[broken.id] < VISITS else None
         if not _is_anything_unwritten(self._library):
             return None
-        with_room = [pair for pair in pairs if pair.state == "open" and pair not in broken]
+        with_room = [pair for pair in pairs if pair.state == "open"]
         unvisited = (pair for pair in with_room if not self._visits[pair.id])
         return next(unvisited, None) if with_room else self._library.new_pair()
 

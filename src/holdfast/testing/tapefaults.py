@@ -17,7 +17,7 @@ from __future__ import annotations
 import fnmatch
 import random
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -29,6 +29,7 @@ from holdfast.tape.changer import Changer, Inventory
 from holdfast.tape.drive import EarlyWarning, EndOfMedium, Position, TapeDrive, VirtualDrive
 from holdfast.tape.drive.virtual import MARKS_NAME
 from holdfast.testing.tapetime import wrapped_library
+from holdfast.values import Side
 
 
 class Trouble(StrEnum):
@@ -392,8 +393,8 @@ class FaultyChanger:
             self._troubles.befalls("unload", drive, barcode, 0)
         self._changer.unload(drive)
 
-    def scratch(self, count: int, known: set[str]) -> tuple[str, ...]:
-        return self._changer.scratch(count, known)
+    def scratch(self, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
+        return self._changer.scratch(sides, known)
 
     def capacity_bytes(self, barcode: str) -> int:
         return self._changer.capacity_bytes(barcode)

@@ -27,6 +27,7 @@ from holdfast.testing.tapefaults import (
     Troubles,
     lose_buffers,
 )
+from holdfast.values import Side
 
 THREE = [b"one", b"two", b"three", MARK]
 
@@ -36,7 +37,7 @@ class Stand:
 
     def __init__(self, folder: Path) -> None:
         self.changer = VirtualChanger(folder, barcode_prefix="HF", media="L8", cartridge_bytes=2**26)
-        (self.barcode,) = self.changer.scratch(1, set())
+        (self.barcode,) = self.changer.scratch([Side.A], set())
         self.folder = self.changer.cartridge_folder(self.barcode)
 
     def load(self, troubles: Troubles, drive: str = "VDRIVE-0") -> FaultyDrive:
@@ -279,6 +280,7 @@ class FaultyStand:
     largest_record_bytes = 8192
     capacity_bytes: int | None = 4 * 2**20
     can_cut_power = True
+    has_hard_end = True
 
     def __init__(self, folder: Path, capacity_bytes: int = 4 * 2**20) -> None:
         self.folder = folder

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from holdfast.tape.drive.protocol import TapeDrive
+from holdfast.values import Side
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,11 @@ class Changer(Protocol):
         """Put what the drive holds back into its slot; nothing happens when it is empty."""
         ...
 
-    def scratch(self, count: int, known: set[str]) -> tuple[str, ...]:
-        """Barcodes of blank cartridges that are not `known`. Raises `OperatorNeeded` when there are too few."""
+    def scratch(self, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
+        """Barcodes of blank cartridges that are not `known`, one that may be taken for each of the sides.
+
+        Raises `OperatorNeeded` when there are too few.
+        """
         ...
 
     @property

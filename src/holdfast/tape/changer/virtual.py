@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from holdfast import durable
@@ -21,6 +21,7 @@ from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape.changer.protocol import Inventory
 from holdfast.tape.drive.timing import DriveTimer
 from holdfast.tape.drive.virtual import CARTRIDGE_NAME, VirtualDrive, make_cartridge, read_cartridge
+from holdfast.values import Side
 
 DRIVES = ("VDRIVE-0", "VDRIVE-1")
 
@@ -141,7 +142,8 @@ class VirtualChanger:
             self._loaded[drive] = None
             self._write_moves()
 
-    def scratch(self, count: int, known: set[str]) -> tuple[str, ...]:
+    def scratch(self, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
+        count = len(sides)
         present = self._barcodes()
         loaded = set(self._loaded.values())
         pattern = re.compile(re.escape(self._prefix) + r"([0-9]{4})" + re.escape(self._media))

@@ -10,6 +10,7 @@ from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape.changer import Changer
 from holdfast.tape.drive import BEGIN_OF_TAPE
 from holdfast.testing.conformance.drive import MARK, read_on, write
+from holdfast.values import Side
 
 
 class ChangerConformance:
@@ -35,7 +36,7 @@ class ChangerConformance:
 
     @pytest.fixture
     def barcodes(self, changer: Changer) -> tuple[str, str]:
-        first, second = changer.scratch(2, set())
+        first, second = changer.scratch((Side.A, Side.B), set())
         return first, second
 
     def test_the_drives_are_empty_at_first(self, changer: Changer) -> None:
@@ -44,7 +45,7 @@ class ChangerConformance:
         assert set(drives.values()) == {None}
 
     def test_scratch_cartridges_lie_in_slots(self, changer: Changer) -> None:
-        barcodes = changer.scratch(2, set())
+        barcodes = changer.scratch((Side.A, Side.B), set())
         assert len(set(barcodes)) == 2
         assert set(barcodes) <= set(changer.inventory().slots)
         assert all(changer.capacity_bytes(barcode) > 0 for barcode in barcodes)
@@ -121,9 +122,9 @@ class ChangerConformance:
         assert barcodes[0] in changer.inventory().slots
 
     def test_blank_cartridges_are_offered_again_until_they_are_known(self, changer: Changer) -> None:
-        first = changer.scratch(2, set())
-        assert changer.scratch(2, set()) == first
-        second = changer.scratch(2, set(first))
+        first = changer.scratch((Side.A, Side.B), set())
+        assert changer.scratch((Side.A, Side.B), set()) == first
+        second = changer.scratch((Side.A, Side.B), set(first))
         assert not set(first) & set(second)
 
     def test_law_5_a_written_cartridge_is_no_scratch(
@@ -131,14 +132,14 @@ class ChangerConformance:
     ) -> None:
         write(changer.load(barcodes[0], drives[0]), [b"data", MARK])
         changer.unload(drives[0])
-        assert barcodes[0] not in changer.scratch(2, set())
+        assert barcodes[0] not in changer.scratch((Side.A, Side.B), set())
         assert read_on(changer.load(barcodes[0], drives[0]), 512) == [b"data", MARK]
 
     def test_a_loaded_cartridge_is_no_scratch(
         self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
     ) -> None:
         changer.load(barcodes[0], drives[0])
-        assert barcodes[0] not in changer.scratch(2, set())
+        assert barcodes[0] not in changer.scratch((Side.A, Side.B), set())
 
     def test_law_10_a_library_has_one_owner(self, changer: Changer, open_changer: Callable[[], Changer]) -> None:
         with pytest.raises(BusyError):

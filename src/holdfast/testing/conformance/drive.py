@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import pytest
@@ -27,6 +28,9 @@ class DriveStand(Protocol):
 
     can_cut_power: bool
     """Whether `cut_power` works."""
+
+    has_hard_end: bool
+    """Whether writing comes to an end behind the early warning: a tape does, some emulators warn for ever."""
 
     def load(self) -> TapeDrive:
         """The drive with the cartridge in it, at its begin. Raises `BusyError` while it is loaded already."""
@@ -216,7 +220,8 @@ class TapeDriveConformance:
         drive.rewind()
         with pytest.raises(MediaError):
             drive.locate(place(three_files, 1000))
-        write(drive, [b"wrongly", MARK])
+        with suppress(MediaError):  # a drive may refuse to write until it was told again where to go
+            write(drive, [b"wrongly", MARK])
         drive.rewind()
         assert read_on(drive, stand.largest_record_bytes)[: len(three_files)] == three_files
 
@@ -356,6 +361,8 @@ class TapeDriveConformance:
         assert read_on(drive, stand.largest_record_bytes) == [*written, MARK]
 
     def test_the_warning_comes_before_the_end(self, stand: DriveStand, drive: TapeDrive) -> None:
+        if not stand.has_hard_end:
+            pytest.skip("this cartridge has no end")
         written = self._fill(stand, drive)
         while True:
             data = record(len(written), stand.largest_record_bytes)

@@ -17,6 +17,7 @@ from holdfast.tape.drive import VirtualDrive
 from holdfast.tape.drive.virtual import make_cartridge, read_cartridge
 from holdfast.testing.conformance import ChangerConformance
 from holdfast.testing.conformance.drive import MARK, read_on, write
+from holdfast.values import Side
 
 Open = Callable[[], VirtualChanger]
 FIRST, SECOND = "VDRIVE-0", "VDRIVE-1"
@@ -57,16 +58,16 @@ def test_it_says_that_its_cartridges_are_files(changer: VirtualChanger) -> None:
 
 
 def test_cartridges_are_made_and_numbered_as_they_are_needed(changer: VirtualChanger, folder: Path) -> None:
-    assert changer.scratch(2, set()) == ("HF0001L8", "HF0002L8")
-    assert changer.scratch(3, {"HF0001L8", "HF0002L8"}) == ("HF0003L8", "HF0004L8", "HF0005L8")
+    assert changer.scratch((Side.A, Side.B), set()) == ("HF0001L8", "HF0002L8")
+    assert changer.scratch((Side.A, Side.B, Side.A), {"HF0001L8", "HF0002L8"}) == ("HF0003L8", "HF0004L8", "HF0005L8")
     assert changer.capacity_bytes("HF0003L8") == 2**20
     assert sorted(path.name for path in (folder / "cartridges").iterdir()) == [f"HF000{n}L8" for n in range(1, 6)]
 
 
 def test_a_number_is_not_used_again_for_a_cartridge_that_was_taken_out(changer: VirtualChanger, folder: Path) -> None:
-    changer.scratch(2, set())
+    changer.scratch((Side.A, Side.B), set())
     shutil.rmtree(folder / "cartridges" / "HF0002L8")  # it lies in a safe now
-    assert changer.scratch(2, {"HF0001L8", "HF0002L8"}) == ("HF0003L8", "HF0004L8")
+    assert changer.scratch((Side.A, Side.B), {"HF0001L8", "HF0002L8"}) == ("HF0003L8", "HF0004L8")
 
 
 def test_law_5_when_the_numbers_are_used_up_nothing_is_made_scratch_again(
@@ -77,7 +78,7 @@ def test_law_5_when_the_numbers_are_used_up_nothing_is_made_scratch_again(
     write(drive, [b"data", MARK])
     drive.close()
     with pytest.raises(OperatorNeeded) as caught:
-        changer.scratch(1, set())
+        changer.scratch((Side.A,), set())
     assert caught.value.hint is not None
     assert "barcode_prefix" in caught.value.hint
     assert sorted(path.name for path in (folder / "cartridges").iterdir()) == ["HF9999L8"]
@@ -86,7 +87,7 @@ def test_law_5_when_the_numbers_are_used_up_nothing_is_made_scratch_again(
 def test_cartridges_of_other_libraries_are_no_scratch(changer: VirtualChanger, folder: Path) -> None:
     for barcode in ("XX0001L8", "HF0001L9", "HF001L8", "HF00001L8", "HF٠٠٠١L8"):
         make_cartridge(folder / "cartridges" / barcode, barcode, 2**20)
-    assert changer.scratch(1, set()) == ("HF0001L8",)
+    assert changer.scratch((Side.A,), set()) == ("HF0001L8",)
     assert "XX0001L8" in changer.inventory().slots
 
 
@@ -94,19 +95,19 @@ def test_a_cartridge_that_was_not_made_to_the_end_is_made_again(changer: Virtual
     half = folder / "cartridges" / "HF0001L8"
     half.mkdir()
     (half / "cartridge.json.new").write_bytes(b"{")
-    assert changer.scratch(1, set()) == ("HF0001L8",)
+    assert changer.scratch((Side.A,), set()) == ("HF0001L8",)
     assert read_cartridge(half)["barcode"] == "HF0001L8"
 
 
 @pytest.mark.parametrize("name", ["00000", "marks.jsonl", "anything"])
 def test_law_5_a_cartridge_with_anything_on_it_is_no_scratch(changer: VirtualChanger, folder: Path, name: str) -> None:
-    changer.scratch(1, set())
+    changer.scratch((Side.A,), set())
     (folder / "cartridges" / "HF0001L8" / name).touch()
-    assert changer.scratch(1, set()) == ("HF0002L8",)
+    assert changer.scratch((Side.A,), set()) == ("HF0002L8",)
 
 
 def test_law_5_a_folder_with_the_name_of_another_cartridge_is_not_loaded(changer: VirtualChanger, folder: Path) -> None:
-    first, second = changer.scratch(2, set())
+    first, second = changer.scratch((Side.A, Side.B), set())
     (folder / "cartridges" / first).rename(folder / "aside")
     (folder / "cartridges" / second).rename(folder / "cartridges" / first)
     with pytest.raises(MediaError) as caught:
@@ -117,7 +118,7 @@ def test_law_5_a_folder_with_the_name_of_another_cartridge_is_not_loaded(changer
 
 
 def test_a_cartridge_that_somebody_else_reads_is_busy(changer: VirtualChanger, folder: Path) -> None:
-    (barcode,) = changer.scratch(1, set())
+    (barcode,) = changer.scratch((Side.A,), set())
     other = VirtualDrive("D", folder / "cartridges" / barcode)
     with pytest.raises(BusyError):
         changer.load(barcode, FIRST)
@@ -127,7 +128,7 @@ def test_a_cartridge_that_somebody_else_reads_is_busy(changer: VirtualChanger, f
 
 
 def test_a_move_that_cannot_be_noted_is_undone(changer: VirtualChanger, monkeypatch: pytest.MonkeyPatch) -> None:
-    (barcode,) = changer.scratch(1, set())
+    (barcode,) = changer.scratch((Side.A,), set())
 
     def full(*_: object) -> None:
         raise CapacityError("the disk is full")
@@ -143,7 +144,7 @@ def test_a_move_that_cannot_be_noted_is_undone(changer: VirtualChanger, monkeypa
 def test_unloading_a_drive_that_failed_lets_the_cartridge_go(
     changer: VirtualChanger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (barcode,) = changer.scratch(1, set())
+    (barcode,) = changer.scratch((Side.A,), set())
     drive = changer.load(barcode, FIRST)
     write(drive, [b"a", MARK], synchronous=True)
 
@@ -161,7 +162,7 @@ def test_unloading_a_drive_that_failed_lets_the_cartridge_go(
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"drives": 7}', '{"drives": []}', "{}"])
 def test_a_damaged_inventory_is_an_error_with_a_way_out(open_changer: Open, folder: Path, text: str) -> None:
     changer = open_changer()
-    changer.load(changer.scratch(1, set())[0], FIRST)
+    changer.load(changer.scratch((Side.A,), set())[0], FIRST)
     changer.close()
     (folder / "library.json").write_text(text)
     for _ in range(2):  # the lock is let go
@@ -176,8 +177,9 @@ CRASH = """
 import os, sys
 from pathlib import Path
 from holdfast.tape.changer import VirtualChanger
+from holdfast.values import Side
 changer = VirtualChanger(Path(sys.argv[1]), barcode_prefix="HF", media="L8", cartridge_bytes=2**20)
-barcode, other = changer.scratch(2, set())
+barcode, other = changer.scratch((Side.A, Side.B), set())
 drive = changer.load(barcode, "VDRIVE-1")
 drive.write_record(memoryview(b"committed"))
 drive.write_file_mark(synchronous=True)
@@ -205,7 +207,7 @@ def test_no_descriptor_is_left_open(folder: Path) -> None:
     before = set(os.listdir("/proc/self/fd"))
     for _ in range(2):
         changer = VirtualChanger(folder, barcode_prefix="HF", media="L8", cartridge_bytes=2**20)
-        barcode, other = changer.scratch(2, set())
+        barcode, other = changer.scratch((Side.A, Side.B), set())
         changer.load(barcode, FIRST)
         changer.load(other, SECOND)
         changer.unload(FIRST)

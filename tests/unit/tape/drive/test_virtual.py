@@ -28,6 +28,7 @@ class VirtualStand:
     largest_record_bytes = 8192
     capacity_bytes: int | None = 4 * 2**20
     can_cut_power = True
+    has_hard_end = True
 
     def __init__(self, folder: Path, capacity_bytes: int = 4 * 2**20) -> None:
         self.folder = folder

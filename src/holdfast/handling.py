@@ -1,0 +1,167 @@
+"""Handling cartridges by hand: what is where, moving them, looking at one, taking one out of use.
+
+Each function owns the library while it works, so it waits for nobody: it is refused while another command has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from holdfast.catalog import tapes
+from holdfast.errors import IntegrityError, MediaError, SourceError
+from holdfast.tape import label as labels
+from holdfast.tape.changer import Changer
+from holdfast.tape.changer.opening import open_changer
+from holdfast.tape.drive import EndOfData, TapeDrive
+from holdfast.tape.foreign import identify
+from holdfast.tape.library import TapeLibrary
+from holdfast.tape.scan import RecordBuffer, read_label_volume
+from holdfast.vault import opened, owned
+
+LARGEST_RECORD_BYTES = 2 * 2**20
+"""Foreign tapes may have longer records than ours; few systems write longer ones than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a cartridge is (`drive` is a serial number, None: in a slot), and what the vault knows of it."""
+
+    barcode: str | None
+    drive: str | None
+    known_as: str
+
+
+def inventory(folder: Path) -> list[Place]:
+    """Every drive, with its cartridge if it has one, and then every cartridge in a slot."""
+    with opened(folder) as vault, vault.catalog.reading() as connection:
+        names = {item.barcode: item for pair in tapes.all_pairs(connection) for item in pair.cartridges}
+        gone = {item.barcode for item in tapes.replaced_cartridges(connection)}
+    with _changer(folder) as changer:
+        found = changer.inventory()
+
+    def known_as(barcode: str | None) -> str:
+        if barcode in gone:
+            return "replaced"
+        item = names.get(barcode or "")
+        return "" if item is None else f"side {item.side.value}" + (", fenced" if item.fenced else "")
+
+    drives = [Place(barcode, drive, known_as(barcode)) for drive, barcode in sorted(found.drives.items())]
+    return drives + [Place(barcode, None, known_as(barcode)) for barcode in sorted(found.slots)]
+
+
+@contextmanager
+def _changer(folder: Path) -> Generator[Changer, None, None]:
+    with opened(folder) as vault:
+        changer = open_changer(vault.settings)
+    try:
+        yield changer
+    finally:
+        changer.close()
+
+
+def load(folder: Path, barcode: str, drive: str | None = None) -> str:
+    """Put a cartridge into a drive, the first empty one unless told; the serial number of the drive."""
+    with _changer(folder) as changer:
+        drive = drive or _empty_drive(changer)
+        changer.load(barcode, drive)
+        return drive
+
+
+def _empty_drive(changer: Changer) -> str:
+    drives = changer.inventory().drives
+    for drive, barcode in sorted(drives.items()):
+        if barcode is None:
+            return drive
+    raise MediaError("all drives are full", found=", ".join(map(str, drives.values())), hint="holdfast tape unload")
+
+
+def unload(folder: Path, drive: str | None = None) -> list[str]:
+    """Put what a drive holds, or what all of them hold, back into slots; the barcodes of what was moved."""
+    with _changer(folder) as changer:
+        held = changer.inventory().drives
+        wanted = sorted(held) if drive is None else [drive]
+        for name in wanted:
+            changer.unload(name)
+        return [barcode for name in wanted if (barcode := held[name]) is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies at the begin of a cartridge: our label, or words for what else."""
+
+    label: labels.Label | None
+    words: str
+
+
+def look(folder: Path, barcode: str) -> Found:
+    """Load a cartridge, read what it says it is, and put it back. Nothing is written."""
+    with _loaded(folder, barcode) as drive:
+        return look_at(drive)
+
+
+def look_at(drive: TapeDrive) -> Found:
+    """What the loaded cartridge says that it is."""
+    buffer = RecordBuffer(LARGEST_RECORD_BYTES)
+    try:
+        volume = read_label_volume(drive, buffer)
+        if volume is None:
+            return Found(None, "a blank tape")
+        label = labels.decode_volume(volume)
+        return Found(label, f"side {label.side.value} of a pair of Holdfast, written for {label.barcode}")
+    except (MediaError, IntegrityError) as error:
+        drive.rewind()
+        try:
+            count = drive.read_record(buffer.view)
+        except EndOfData:
+            return Found(None, error.message)
+        return Found(None, identify(bytes(buffer.view[:count])))
+
+
+@contextmanager
+def _loaded(folder: Path, barcode: str) -> Generator[TapeDrive, None, None]:
+    with _changer(folder) as changer:
+        for name, loaded in changer.inventory().drives.items():
+            if loaded == barcode:
+                changer.unload(name)
+        drive = _empty_drive(changer)
+        yield changer.load(barcode, drive)
+        changer.unload(drive)
+
+
+def copy_tape_file(folder: Path, barcode: str, number: int, out: BinaryIO) -> int:
+    """Write the bytes of one tape file, as they lie on the cartridge, to `out`; how many. Raises `SourceError`."""
+    with _loaded(folder, barcode) as drive:
+        buffer = RecordBuffer(LARGEST_RECORD_BYTES)
+        total = 0
+        try:
+            drive.rewind()
+            drive.space_file_marks(number)
+            while count := drive.read_record(buffer.view):
+                out.write(buffer.view[:count])
+                total += count
+        except EndOfData:
+            if total == 0:
+                raise SourceError(
+                    "the cartridge has no such tape file",
+                    place=f"{barcode} tape file {number}",
+                    hint="holdfast tape list",
+                ) from None
+        return total
+
+
+def fence(folder: Path, barcode: str, reason: str) -> None:
+    """Take a cartridge out of use, for ever: it is not written again, and proves nothing. What it holds stays readable.
+
+    The next `archive` copies its twin to another cartridge.
+    """
+    with owned(folder, "tape fence") as vault, TapeLibrary(vault.settings, vault.catalog) as library:
+        library.adopt_pairs()
+        with vault.catalog.reading() as connection:
+            known = tapes.all_barcodes(connection)
+        if barcode not in known:
+            raise SourceError("no such cartridge", place=barcode, hint="holdfast tape list shows those of the vault")
+        library.fence(barcode, MediaError(reason, place=barcode))

@@ -1,0 +1,234 @@
+"""One side of a pair fails: the other goes on, and in the end there are two good ones again."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.acceptance.nights import differences
+
+from holdfast.catalog import Catalog, proof, tapes
+from holdfast.config import InitOptions, init_vault
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_OPERATOR, MediaError, OperatorNeeded
+from holdfast.journey import ArchiveRequest, archive, verify
+from holdfast.reports import ArchiveReport
+from holdfast.restoring import RestoreRequest, restore
+from holdfast.tape.changer import VirtualChanger
+from holdfast.tape.drive import VirtualDrive
+from holdfast.tape.drive.virtual import data_path
+from holdfast.testing import flip_bit
+from holdfast.values import Side
+
+OPTIONS = InitOptions(
+    block_size="64 KiB",
+    pack_size="1 MiB",
+    cartridge_capacity="8 MiB",
+    record_size="256 KiB",
+    object_size="300 KiB",
+    commit_every="600 KiB",
+)
+
+Fails = Callable[[VirtualDrive, int], bool]
+"""Whether a drive fails now; the number counts all records written to this cartridge since it was made."""
+
+
+@contextmanager
+def failing(fails: Fails) -> Iterator[list[str]]:
+    """Writes to virtual cartridges fail as told; the barcodes of those that did, in order."""
+    failed: list[str] = []
+    writes: Counter[str] = Counter()
+    whole = VirtualDrive.write_record
+
+    def write_record(self: VirtualDrive, data: memoryview) -> None:
+        writes[self.barcode] += 1
+        if fails(self, writes[self.barcode]):
+            failed.append(self.barcode)
+            raise MediaError("a write error", place=f"{self.barcode} in drive {self.serial}", hint="see above")
+        whole(self, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VirtualDrive, "write_record", write_record)
+        yield failed
+
+
+def at(barcode: str, *numbers: int) -> Fails:
+    return lambda drive, number: drive.barcode == barcode and number in numbers
+
+
+def from_on(barcode: str, tape_file: int) -> Fails:
+    """A place of the medium that cannot be written, however often it is tried."""
+    return lambda drive, _: drive.barcode == barcode and drive.tell().tape_file >= tape_file
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Path:
+    night = tmp_path / "night"
+    night.mkdir()
+    for number in range(5):
+        (night / f"{number}.bin").write_bytes(os.urandom(230_000))
+    (night / "small").write_bytes(b"small")
+    return night
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Path:
+    init_vault(tmp_path / "vault", OPTIONS)
+    return tmp_path / "vault"
+
+
+def run(vault: Path, night: Path, *, in_place: bool = False) -> ArchiveReport:
+    return archive(vault, ArchiveRequest(paths=(night,), in_place=in_place))
+
+
+def cartridges(vault: Path) -> dict[str, str | None]:
+    """Every cartridge, and why it is fenced if it is."""
+    with Catalog(vault / "catalog/catalog.db") as catalog, catalog.reading() as connection:
+        now = [item for pair in tapes.all_pairs(connection) for item in pair.cartridges]
+        return {item.barcode: item.fenced for item in (*now, *tapes.replaced_cartridges(connection))}
+
+
+def check_all_is_well(vault: Path, night: Path, back: Path) -> None:
+    """Both sides of every pair hold the same objects, proven; and everything comes back from tape."""
+    assert verify(vault, (), everything=True).errors == []
+    with Catalog(vault / "catalog/catalog.db") as catalog, catalog.reading() as connection:
+        totals = proof.count_proven(connection)
+        assert totals["proven"] == totals["versions"] > 0
+        for pair in tapes.all_pairs(connection):
+            a, b = (tapes.tape_files(connection, item.barcode) for item in pair.cartridges)
+            assert [(f.number, f.kind, f.blake3) for f in a[1:]] == [(f.number, f.kind, f.blake3) for f in b[1:]]
+    assert restore(vault, RestoreRequest(to=back, origin="tape")).exit_code() == 0
+    assert differences(night, back / "night") == []
+
+
+RECORDS = 9
+"""At least so many records go to each side."""
+
+
+@pytest.mark.parametrize("barcode", ["HF0001L8", "HF0002L8"])
+@pytest.mark.parametrize("number", range(2, RECORDS))
+def test_after_one_write_error_the_side_is_caught_up_on_the_same_cartridge(
+    vault: Path, night: Path, tmp_path: Path, barcode: str, number: int
+) -> None:
+    with failing(at(barcode, number)) as failed:
+        report = run(vault, night)
+    assert failed == [barcode]
+    assert (report.exit_code(), report.unproven) == (0, [])
+    assert [error.message for error in report.warnings] == ["a write error"]
+    assert cartridges(vault) == {"HF0001L8": None, "HF0002L8": None}
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("barcode", ["HF0001L8", "HF0002L8"])
+@pytest.mark.parametrize("tape_file", range(6))
+def test_a_side_that_cannot_be_written_on_gets_another_cartridge(
+    vault: Path, night: Path, tmp_path: Path, barcode: str, tape_file: int, in_place: bool
+) -> None:
+    with failing(from_on(barcode, tape_file)) as failed:
+        report = run(vault, night, in_place=in_place)
+    assert set(failed) == {barcode}
+    assert (report.exit_code(), report.unproven) == (0, [])
+    fenced = cartridges(vault)
+    assert fenced.keys() == {"HF0001L8", "HF0002L8", "HF0003L8"}
+    assert [name for name, reason in fenced.items() if reason] == [barcode]
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_only_the_twin_has_is_copied_from_it(vault: Path, night: Path, tmp_path: Path, in_place: bool) -> None:
+    """Neither the source nor the store has the first night any more."""
+    run(vault, night, in_place=in_place)
+    between_ns = time.time_ns()
+    expected = tmp_path / "expected"
+    night.rename(expected)
+    night.mkdir()
+    (night / "new").write_bytes(b"new")
+    for pack in (vault / "packs").glob("*.pack"):
+        pack.unlink()
+    if not in_place:
+        (vault / "packs").rmdir()
+        (vault / "packs").mkdir()
+    flip_bit(data_path(vault / "library/cartridges/HF0001L8", 2), 100_000)
+    verify(vault, (), everything=True)
+    report = run(vault, night, in_place=True)
+    assert (report.exit_code(), report.unproven) == (0, [])
+    assert [name for name, reason in cartridges(vault).items() if reason] == ["HF0001L8"]
+    check_all_is_well(vault, night, tmp_path / "back")
+    old = RestoreRequest(to=tmp_path / "old", origin="tape", as_of_ns=between_ns)
+    assert restore(vault, old).exit_code() == 0
+    assert differences(expected, tmp_path / "old" / "night") == []
+    with Catalog(vault / "catalog/catalog.db") as catalog, catalog.reading() as connection:
+        copies = [tapes.tape_files(connection, name) for name in ("HF0002L8", "HF0003L8")]
+    assert [f.blake3 for f in copies[0][1:]] == [f.blake3 for f in copies[1][1:]]
+
+
+def test_both_sides_fail_and_nothing_is_said_that_is_not_true(vault: Path, night: Path, tmp_path: Path) -> None:
+    with failing(lambda drive, _: drive.tell().tape_file >= 2):
+        report = run(vault, night)
+    assert report.exit_code() == EXIT_DATA_AT_RISK
+    assert report.unproven
+    assert report.errors
+    again = run(vault, night)
+    assert (again.exit_code(), again.unproven) == (0, [])
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+def test_a_drive_that_ruins_every_cartridge_does_not_use_up_the_library(vault: Path, night: Path) -> None:
+    with failing(lambda drive, _: drive.serial == "VDRIVE-1"):
+        report = run(vault, night)
+    assert report.exit_code() == EXIT_DATA_AT_RISK
+    assert len(cartridges(vault)) <= 5
+
+
+def test_without_a_blank_cartridge_the_good_side_stays_and_an_operator_is_asked(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    whole = VirtualChanger.scratch
+
+    def scratch(self: VirtualChanger, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
+        if known:
+            raise OperatorNeeded("no blank cartridge", hint="put one into a slot, then run the same command again")
+        return whole(self, sides, known)
+
+    with pytest.MonkeyPatch.context() as patch, failing(from_on("HF0002L8", 2)):
+        patch.setattr(VirtualChanger, "scratch", scratch)
+        report = run(vault, night)
+    assert report.exit_code() in (EXIT_OPERATOR, EXIT_DATA_AT_RISK)
+    assert "no blank cartridge" in str(report.errors)
+    assert len(report.unproven) == 7
+    again = run(vault, night)
+    assert (again.exit_code(), again.unproven, again.objects) == (0, [], 0)
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+def test_a_side_that_reads_back_other_bytes_is_made_again_from_its_twin(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    run(vault, night)
+    flip_bit(data_path(vault / "library/cartridges/HF0002L8", 3), 5000)
+    assert verify(vault, (), everything=True).exit_code() == EXIT_DATA_AT_RISK
+    report = run(vault, night)
+    assert (report.exit_code(), report.unproven) == (0, [])
+    assert any("read back with other bytes" in error.message for error in report.warnings)
+    assert cartridges(vault).keys() == {"HF0001L8", "HF0002L8", "HF0003L8"}
+    assert json.loads((vault / "journals/HF0003L8.jsonl").read_text().splitlines()[0])["replaces"] == "HF0002L8"
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+def test_twins_that_are_damaged_in_different_places_are_not_fenced(vault: Path, night: Path, tmp_path: Path) -> None:
+    """Neither can be made again from the other; restoring takes each file from where it is good."""
+    run(vault, night)
+    for name, tape_file in (("HF0001L8", 1), ("HF0002L8", 3)):
+        flip_bit(data_path(vault / "library/cartridges" / name, tape_file), 5000)
+    assert run(vault, night).exit_code() == 0  # not read again: nothing is known of it
+    verify(vault, (), everything=True)
+    assert run(vault, night).exit_code() == EXIT_DATA_AT_RISK
+    assert not any(cartridges(vault).values())
+    assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).exit_code() == 0
+    assert differences(night, tmp_path / "back" / "night") == []

@@ -1,0 +1,87 @@
+"""A real tape library for the tests: one that a virtual machine has (`make test-tape-vm`), or none.
+
+These tests write on cartridges that nobody has written on. So they never take a library that they happen to find:
+HOLDFAST_TAPE_LIBRARY=emulated says that this one is meant for them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from holdfast.tape.drive.st import serial_number
+
+WANTED = "HOLDFAST_TAPE_LIBRARY"
+HAVE_LIBRARY = os.environ.get(WANTED) == "emulated"
+ROBOTS = Path("/sys/class/scsi_changer")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of them are integration tests; without the library they are skipped, with it they must run."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.integration)
+            if not HAVE_LIBRARY:
+                item.add_marker(pytest.mark.skip(reason="no tape library for tests here: make test-tape-vm has one"))
+
+
+@dataclass
+class RealLibrary:
+    """The library's devices, and a cartridge that nobody has used for whoever asks."""
+
+    changer: Path
+    drives: dict[str, Path]  # devices by serial number
+    left: list[tuple[str, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = self._full_slots()
+
+    def mtx(self, *words: str) -> str:
+        command = ["mtx", "-f", str(self.changer), *words]
+        return subprocess.run(command, check=True, timeout=60, capture_output=True, text=True).stdout
+
+    def _full_slots(self) -> list[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        for line in self.mtx("status").splitlines():
+            name, _, rest = line.strip().partition(":")
+            if rest.startswith("Full") and name.startswith("Storage Element") and "IMPORT" not in name:
+                found.append((rest.partition("=")[2].strip(), int(name.split()[2])))
+        return found
+
+    def blank(self) -> tuple[str, int]:
+        """Barcode and slot of a blank cartridge; nobody gets it again."""
+        return self.left.pop()
+
+    def blank_prefixes(self) -> tuple[str, str]:
+        """A prefix for each side, each of ten barcodes that nobody has used; nobody gets them again."""
+        tens = [barcode[:5] for barcode, _ in self.left if barcode[5] == "0"]
+        pair = (
+            next(name for name in tens if name.startswith("HFA")),
+            next(name for name in tens if name.startswith("HFB")),
+        )
+        self.left = [(barcode, slot) for barcode, slot in self.left if not barcode.startswith(pair)]
+        return pair
+
+    def element(self, serial: str) -> int:
+        """The changer's number of a drive: the emulator counts both in the order of the logical units."""
+        return sorted(self.drives.values()).index(self.drives[serial])
+
+    def empty_drives(self) -> None:
+        """Put back what an earlier test left in the drives."""
+        for line in self.mtx("status").splitlines():
+            if line.startswith("Data Transfer Element") and ":Full (Storage Element" in line:
+                self.mtx("unload", line.split("Storage Element ")[1].split()[0], line.split()[3].partition(":")[0])
+
+
+@pytest.fixture(scope="session")
+def library() -> RealLibrary:
+    robot = next(ROBOTS.glob("*/device/scsi_generic/sg*"))
+    nodes = sorted(path for path in Path("/dev").glob("nst*") if path.name.removeprefix("nst").isdigit())
+    for node in nodes:
+        # the emulated drive says that records have 4 bytes at least, and takes smaller ones
+        subprocess.run(["mt", "-f", str(node), "stsetoptions", "no-blklimits"], check=True, timeout=60)
+    return RealLibrary(Path("/dev") / robot.name, {serial_number(node) or "": node for node in nodes})
