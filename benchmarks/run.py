@@ -24,6 +24,7 @@ from typing import Any
 import holdfast
 import pair
 import small
+import virtual
 from lab import MIB, Lab, Line, Row, Skip, machine, mid
 
 HERE = Path(__file__).resolve().parent
@@ -38,6 +39,7 @@ PARTS: list[tuple[set[str], Measure]] = [
     ({"B3"}, small.measure_rates),
     ({"B4"}, small.measure_memory),
     ({"B5"}, small.measure_growth),
+    ({"B6"}, virtual.measure),
 ]
 
 

@@ -4,7 +4,8 @@ A claim of crash safety is tested here in three ways. `record` runs a real comma
 change it makes to its files, its syncs, and what it says; `distinct_states` then gives every tree of files a crash
 could leave behind, and the test opens each one and looks whether all that was *said* is still there. `run_killed_at`
 really kills the command at a chosen event. `run_with_fault` makes chosen system calls fail: disk full, bad sector,
-short write. `FakeClock` and `flip_bit` do the same for time and for silent damage.
+short write. `FakeClock` and `flip_bit` do the same for time and for silent damage. For tapes, `holdfast.testing.tapefaults`
+makes drives and changers fail, and `holdfast.testing.tapetime` gives them a virtual time.
 
 The tracer works on 64-bit x86 Linux, without a compiler or privileges; elsewhere `why_no_tracing` gives the reason to
 skip a test with. Example::

@@ -13,12 +13,13 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from holdfast import durable
 from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape.changer.protocol import Inventory
+from holdfast.tape.drive.timing import DriveTimer
 from holdfast.tape.drive.virtual import CARTRIDGE_NAME, VirtualDrive, make_cartridge, read_cartridge
 from holdfast.values import Side
 
@@ -26,7 +27,10 @@ DRIVES = ("VDRIVE-0", "VDRIVE-1")
 
 
 class VirtualChanger:
-    """The robot and the drives of a virtual library; the only owner while it lives."""
+    """The robot and the drives of a virtual library; the only owner while it lives.
+
+    `timers`, by serial number of a drive: what keeps the virtual time of the drives that have one.
+    """
 
     @property
     def is_virtual(self) -> bool:
@@ -36,6 +40,7 @@ class VirtualChanger:
         self._folder = folder
         self._prefix, self._media = barcode_prefix, media
         self._cartridge_bytes = cartridge_bytes
+        self.timers: Mapping[str, DriveTimer] = {}
         self._open: dict[str, VirtualDrive] = {}
         durable.make_folder(folder / "cartridges")
         self._lock = self._lock_library()
@@ -90,7 +95,7 @@ class VirtualChanger:
 
     def load(self, barcode: str, drive: str) -> VirtualDrive:
         self._check_move(barcode, drive)
-        opened = VirtualDrive(drive, self.cartridge_folder(barcode))
+        opened = VirtualDrive(drive, self.cartridge_folder(barcode), self.timers.get(drive))
         try:
             if opened.barcode != barcode:
                 raise MediaError(

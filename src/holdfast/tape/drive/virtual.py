@@ -29,6 +29,7 @@ from holdfast import durable
 from holdfast.errors import BusyError, CapacityError, MediaError
 from holdfast.tape.drive.passing import PassingPages
 from holdfast.tape.drive.protocol import EarlyWarning, EndOfData, EndOfMedium, Position
+from holdfast.tape.drive.timing import DriveTimer
 
 MARKS_NAME = "marks.jsonl"
 CARTRIDGE_NAME = "cartridge.json"
@@ -101,11 +102,13 @@ class VirtualDrive:
     """A drive with a virtual cartridge in it; made at load, closed at unload.
 
     Holds an exclusive lock on the cartridge (law 10). Loading drops the cartridge's pages from the cache, so that
-    what is read afterwards comes from the medium.
+    what is read afterwards comes from the medium. `timer`, when given, is told of each operation and keeps the time
+    that a real drive would need.
     """
 
-    def __init__(self, serial: str, folder: Path) -> None:
+    def __init__(self, serial: str, folder: Path, timer: DriveTimer | None = None) -> None:
         self._serial = serial
+        self._timer = timer
         self._folder = folder
         document = read_cartridge(folder)
         self.barcode: str = document["barcode"]
@@ -134,6 +137,8 @@ class VirtualDrive:
         except BaseException:
             self.abandon()
             raise
+        if timer is not None:
+            timer.loaded(is_new=self._data_end == 0)
 
     # -- identity and life
 
@@ -162,11 +167,15 @@ class VirtualDrive:
                 self.write_file_mark(synchronous=True)
             elif self._failure is None and (self._unsynced or self._new_marks):
                 self._sync()
+            if self._timer is not None and self._lock >= 0:
+                self._timer.unloaded()
         finally:
             self.abandon()
 
     def abandon(self) -> None:
         """Let the cartridge go without writing anything: for a drive that failed."""
+        if self._timer is not None:
+            self._timer.lost_power()
         self._failure = self._failure or self._fault("the drive is empty", "a loaded cartridge", "it was unloaded")
         self._close_data()
         if self._lock >= 0:
@@ -218,6 +227,8 @@ class VirtualDrive:
         item = self._files[self._file]
         with self._failing("a record cannot be written"):
             self._write_at(data, item.size_bytes)
+        if self._timer is not None:
+            self._timer.wrote(self._first_bytes[self._file] + item.size_bytes, len(data))
         item.append(len(data))
         self._pages.passed(item.size_bytes)
         self._record += 1
@@ -311,6 +322,8 @@ class VirtualDrive:
         self._file, self._record = self._file + 1, 0
         if synchronous:
             self._sync()
+        if self._timer is not None:
+            self._timer.marked(synchronous=synchronous)
 
     def _sync(self) -> None:
         with self._failing("what was written cannot be put on the medium"):
@@ -356,6 +369,8 @@ class VirtualDrive:
             raise self._fault("a record cannot be read whole", f"{size} bytes", f"{got} bytes")
         self._record += 1
         self._pages.passed(offset + size)
+        if self._timer is not None:
+            self._timer.read(self._first_bytes[self._file] + offset, size)
         return size
 
     def _pass_mark(self, item: _TapeFile) -> int:
@@ -399,9 +414,15 @@ class VirtualDrive:
             self.write_file_mark(synchronous=False)
         self._warned = False
 
+    def _move(self, tape_file: int, record: int) -> None:
+        self._file, self._record = tape_file, record
+        if self._timer is not None:
+            offset = self._files[tape_file].offset_of(record) if record else 0
+            self._timer.moved(self._first_bytes[tape_file] + offset)
+
     def rewind(self) -> None:
         self._end_writing()
-        self._file, self._record = 0, 0
+        self._move(0, 0)
 
     def locate(self, position: Position) -> None:
         if min(position.tape_file, position.record, position.block) < 0:
@@ -410,13 +431,13 @@ class VirtualDrive:
         number = bisect_right(self._first_blocks, position.block) - 1
         record = position.block - self._first_blocks[number]
         if record > (self._files[number].records if number < len(self._files) else 0):
-            self._file, self._record = self._end_of_data()
+            self._move(*self._end_of_data())
             found = f"end of data at block {self.tell().block}"
             raise self._fault("the tape ends before the block", f"block {position.block}", found)
         if (number, record) != (position.tape_file, position.record):
             found = f"tape file {number} record {record}"
             raise self._fault("the tape is not laid out as it was told", str(position), found)
-        self._file, self._record = number, record
+        self._move(number, record)
 
     def _end_of_data(self) -> tuple[int, int]:
         if self._files and not self._files[-1].marked:
@@ -427,9 +448,10 @@ class VirtualDrive:
         self._end_writing()
         for _ in range(count):
             if self._file >= len(self._files) or not self._files[self._file].marked:
-                self._file, self._record = self._end_of_data()
+                self._move(*self._end_of_data())
                 raise EndOfData(self.barcode)
             self._file, self._record = self._file + 1, 0
+        self._move(self._file, self._record)
 
     def tell(self) -> Position:
         return Position(self._file, self._record, self._first_blocks[self._file] + self._record)
