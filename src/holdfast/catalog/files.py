@@ -437,7 +437,8 @@ def versions_at(connection: Connection, moment_ns: int | None) -> Iterator[Prese
 def versions_of_path(connection: Connection, source_name: str, path: bytes) -> list[tuple[PresentVersion, int | None]]:
     """Every version of one path, newest first, each with the time when it ended, if it did."""
     query = select_versions().where(source.c.name == source_name, *at_path(path))
-    rows = connection.execute(query.order_by(version.c.id.desc())).all()
+    # by time: a catalog that was filled from tapes got its rows in another order
+    rows = connection.execute(query.order_by(version.c.seen_ns.desc(), version.c.id.desc())).all()
     return [(present_from(row), row.ended_ns) for row in rows]
 
 

@@ -169,7 +169,7 @@ def record_object(
             place=f"tape file {number} of pair {pair_id}",
             expected=f"version {unknown}",
             found="no such version",
-            hint="put back the newest copy of the vault's catalog folder; the files themselves can be had by rescue.py",
+            hint="put back the newest copy of the vault's catalog folder, or fill it from the tapes: holdfast rebuild",
         )
     contents = files.record_contents(connection, (item.content for item in members if item.content is not None))
     rows = [
@@ -248,6 +248,11 @@ def tape_files(connection: Connection, barcode: str) -> list[TapeFile]:
 
 def members_of(connection: Connection, object_id: uuid.UUID) -> list[tuple[MemberFacts, FileVersion]]:
     """The members of an object in tape order, each with its version."""
+    return [(facts, present.version) for facts, present in seen_members_of(connection, object_id)]
+
+
+def seen_members_of(connection: Connection, object_id: uuid.UUID) -> list[tuple[MemberFacts, PresentVersion]]:
+    """The members of an object in tape order, each with its version as it was last seen."""
     query = (
         select_versions()
         .add_columns(
@@ -258,11 +263,12 @@ def members_of(connection: Connection, object_id: uuid.UUID) -> list[tuple[Membe
         .where(tape_object.c.uuid == object_id.bytes)
         .order_by(member.c.number)
     )
-    found: list[tuple[MemberFacts, FileVersion]] = []
+    found: list[tuple[MemberFacts, PresentVersion]] = []
     for row in connection.execute(query):
-        item = files.version_from(row)
-        held = item.content if row[-1] is not None else None
-        found.append((MemberFacts(item.id, held, row.header_offset, row.data_offset, row.member_void), item))
+        present = present_from(row)
+        held = present.version.content if row[-1] is not None else None
+        facts = MemberFacts(present.version.id, held, row.header_offset, row.data_offset, row.member_void)
+        found.append((facts, present))
     return found
 
 
@@ -462,6 +468,19 @@ def listed_versions(connection: Connection, pair_id: uuid.UUID) -> Iterator[Pres
         .order_by(version.c.id)
     )
     return map(present_from, connection.execute(query))
+
+
+def earlier_pair_with_session(connection: Connection, pair_id: uuid.UUID) -> uuid.UUID | None:
+    """The newest pair that was begun before this one, is not fenced and has a whole session; None if there is none."""
+    own = select(pair.c.id).where(pair.c.uuid == pair_id.bytes).scalar_subquery()
+    query = (
+        select(pair.c.uuid)
+        .where(pair.c.id < own, pair.c.state != "fenced", exists().where(session.c.pair_id == pair.c.id))
+        .order_by(pair.c.id.desc())
+        .limit(1)
+    )
+    found = connection.scalar(query)
+    return None if found is None else uuid.UUID(bytes=found)
 
 
 def ends_since(connection: Connection, moment_ns: int) -> Iterator[tuple[uuid.UUID, int]]:

@@ -20,18 +20,19 @@ from importlib import resources
 
 from blake3 import blake3
 
-from holdfast.catalog import Cartridge, MemberFacts, TapeFile, files, tapes
+from holdfast.catalog import Cartridge, MemberFacts, files, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape import label as labels
 from holdfast.tape import layout
 from holdfast.tape.drive import EndOfData, TapeDrive
+from holdfast.tape.facts import member_facts, tape_file_of
 from holdfast.tape.fan import RecordFan
 from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
 from holdfast.tape.reader import ReadMember
 from holdfast.tape.scan import RecordBuffer, read_label_volume, read_tape_file
 from holdfast.tape.writing import TrailerDrive, write_small_tar
-from holdfast.values import Content, show_path
+from holdfast.values import show_path
 
 LEDGER_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -301,12 +302,6 @@ def _unreadable(cartridge: Cartridge, item: Committed, error: Exception) -> Medi
     )
 
 
-def tape_file_of(item: Committed) -> TapeFile:
-    """The catalog's form of a journal's commit."""
-    object_id = item.id if item.kind == "object" else None
-    return TapeFile(item.tape_file, item.kind, object_id, item.first_block, item.size_bytes, item.blake3)
-
-
 def _read_members(cartridge: Cartridge, drive: TapeDrive, item: Committed, buffer: RecordBuffer) -> list[MemberFacts]:
     found: list[ReadMember] = []
     drive.locate(item.begin)
@@ -319,21 +314,4 @@ def _read_members(cartridge: Cartridge, drive: TapeDrive, item: Committed, buffe
             found=f"BLAKE3 {reader.blake3().hex()}",
             hint="holdfast verify",
         )
-    return _facts_of(found, reader.manifest_digests())
-
-
-def _facts_of(found: list[ReadMember], listed: dict[bytes, bytes]) -> list[MemberFacts]:
-    """What the catalog is told of members that were read: as the dump would have told it."""
-    by_name: dict[bytes, MemberFacts] = {}
-    for member in found:
-        header = member.header
-        if header.version_id is None:
-            continue
-        content, data_offset = None, member.data_offset
-        if header.type == layout.TYPE_HARD_LINK and header.link_name in by_name:
-            content, data_offset = by_name[header.link_name].content, by_name[header.link_name].data_offset
-        elif member.sha256 is not None and header.name in listed:
-            content = Content(member.sha256, header.size_bytes)
-        void = content is None and header.type in (layout.TYPE_FILE, layout.TYPE_HARD_LINK)
-        by_name[header.name] = MemberFacts(header.version_id, content, member.header_offset, data_offset, void)
-    return list(by_name.values())
+    return member_facts(found, reader.manifest_digests())

@@ -18,10 +18,10 @@ from holdfast.catalog import Cartridge, Evidence, Pair, TapeFile, proof, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape import layout
 from holdfast.tape.drive import EndOfData, Position, TapeDrive
+from holdfast.tape.facts import evidence_fields, evidence_of
 from holdfast.tape.library import TapeLibrary
 from holdfast.tape.reader import ReadMember, TarReader, compare_with_manifest
 from holdfast.tape.scan import RecordBuffer, read_tape_file
-from holdfast.tape.session import evidence_fields, evidence_of
 from holdfast.values import show_path
 
 MAX_PROBLEMS = 20
