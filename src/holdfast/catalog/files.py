@@ -92,6 +92,12 @@ def record_sources(connection: Connection, sources: Iterable[Source]) -> None:
             )
 
 
+def place_source(connection: Connection, known: Source) -> None:
+    """A source of which only the name was known has its host and root now."""
+    where = (source.c.uuid == known.id.bytes, source.c.host == "")
+    connection.execute(update(source).where(*where).values(host=known.host, root=known.root))
+
+
 def all_sources(connection: Connection) -> list[Source]:
     rows = connection.execute(select(source).order_by(source.c.id))
     return [Source(uuid.UUID(bytes=row.uuid), row.name, row.host, row.root) for row in rows]

@@ -187,6 +187,10 @@ def record_object(
     execute_many(connection, insert(member), rows)
 
 
+def is_object_known(connection: Connection, object_id: uuid.UUID) -> bool:
+    return connection.scalar(select(tape_object.c.id).where(tape_object.c.uuid == object_id.bytes)) is not None
+
+
 def record_tape_files(connection: Connection, barcode: str, new: Iterable[TapeFile]) -> None:
     """Tape files were committed on a cartridge. Their objects must be recorded.
 

@@ -146,6 +146,8 @@ class TapeLibrary:
             if state is not None:
                 twin = state.identity.twin
                 if self.journal(twin).state() is None:
+                    if state.committed:
+                        continue  # a rebuild was cut short; before a label is written both sides have a journal
                     other = Side.B if state.identity.side is Side.A else Side.A
                     self._begin_journal(other, twin, path.stem, state.identity.pair_id, state.identity.created)
                 self._record_pair(path.stem)
@@ -154,13 +156,14 @@ class TapeLibrary:
     def _record_pair(self, barcode: str) -> Pair:
         one = self.identity(barcode)
         identities = sorted((one, self.identity(one.twin)), key=lambda item: item.side)
-        cartridges = (self._cartridge(identities[0]), self._cartridge(identities[1]))
+        cartridges = (self.cartridge_of(identities[0]), self.cartridge_of(identities[1]))
         pair = Pair(one.pair_id, "open", one.record_bytes, cartridges)
         with self.catalog.transaction() as connection:
             tapes.record_pair(connection, pair)
         return pair
 
-    def _cartridge(self, identity: CartridgeIdentity) -> Cartridge:
+    def cartridge_of(self, identity: CartridgeIdentity) -> Cartridge:
+        """The catalog's form of a cartridge of this library."""
         domain = str(self.settings.library_folder) if self.changer.is_virtual else f"cartridge {identity.barcode}"
         return Cartridge(
             barcode=identity.barcode,
@@ -180,7 +183,7 @@ class TapeLibrary:
                 "a cartridge has no journal",
                 place=barcode,
                 expected=str(self.journal(barcode).path),
-                hint="restore the vault's journals folder from a backup",
+                hint=f"restore the vault's journals folder from a backup, or read the tape: holdfast rebuild {barcode}",
             )
         return state
 
