@@ -2,12 +2,13 @@
 
 What its journal says stays. Of the others, an object is what a session's catalog tells of it; what no catalog tells
 of must have been read whole, here or on the twin, as objects and catalogs are the same bytes on both sides. What
-nobody has whole is `lost`; at the end of a tape that is what a killed run left, and nobody's.
+nobody has whole is a place without a digest; at the end of a tape that is what a killed run left, and nobody's.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -17,7 +18,10 @@ from holdfast.tape.journal import Committed
 from holdfast.tape.survey import SeenFile
 
 LOST = "lost"
-"""The kind of a tape file of which nothing is known but its place. Its digest is zeros, which no reading matches."""
+"""The kind of a tape file of which nothing is known but its place."""
+
+UNKNOWN = bytes(32)
+"""The digest of a tape file that nobody has whole: no reading matches it."""
 
 
 class Told(Protocol):
@@ -35,12 +39,16 @@ class Told(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SeenSide:
-    """One cartridge as it was seen: its tape files, the digests of those that were read whole, and its journal."""
+    """One cartridge as it was seen: its tape files, the digests of those that were read whole, and its journal.
+
+    `unfinished`: catalogs that end before their tar does, as a killed run leaves them.
+    """
 
     barcode: str
     record_bytes: int
     files: Sequence[SeenFile]
     whole: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    unfinished: set[int] = field(default_factory=set[int])
     known: Sequence[Committed] = ()
 
 
@@ -66,15 +74,22 @@ def piece_together(side: SeenSide, twin: SeenSide | None, told: Mapping[int, Tol
             side, len(side.files), f"{len(side.known)} tape files, as its journal says", f"{len(side.files)} tape files"
         )
     pieces = [_piece(side, twin, told, seen) for seen in side.files[:end]]
-    while len(pieces) > len(side.known) and pieces[-1].kind == LOST:
+    while len(pieces) > len(side.known) and _is_nobodys(side, pieces[-1]):
         pieces.pop()
     return pieces
 
 
+def _is_nobodys(side: SeenSide, last: Committed) -> bool:
+    """At the end of the tape: what a killed run left. A catalog that was written to its end is not, however damaged."""
+    return last.kind == LOST or (last.blake3 == UNKNOWN and last.tape_file in side.unfinished)
+
+
 def _piece(side: SeenSide, twin: SeenSide | None, told: Mapping[int, Told], seen: SeenFile) -> Committed:
     candidates = list(_candidates(side, twin, told, seen))
+    if not candidates and seen.name is not None and seen.name.kind == "catalog":
+        return _as(side, seen, "catalog", seen.name.id, UNKNOWN)
     if not candidates:
-        return _as(side, seen, LOST, uuid.UUID(int=0), bytes(32))
+        return _as(side, seen, LOST, uuid.UUID(int=0), UNKNOWN)
     for other in candidates[1:]:
         if other != candidates[0]:
             raise _contradiction(side, seen.number, _show(candidates[0]), _show(other))
@@ -112,23 +127,32 @@ def _candidates(side: SeenSide, twin: SeenSide | None, told: Mapping[int, Told],
             )
         )
     if not found and number == 0 and seen.name is not None:
-        return [_as(side, seen, seen.name.kind, seen.name.id, side.whole.get(0, bytes(32)))]
+        return [_as(side, seen, seen.name.kind, seen.name.id, side.whole.get(0, UNKNOWN))]
     if not found:
         found += _read_whole(side, twin, seen)
     return found
 
 
 def _read_whole(side: SeenSide, twin: SeenSide | None, seen: SeenFile) -> list[Committed]:
-    """From a reading of this tape file, of the twin's, or of the catalog's other copy."""
-    for other in (side, twin):
-        for item in other.files if other is not None else ():
-            digest = other.whole.get(item.number) if other is not None else None
-            if digest is None or item.name is None or item.number == 0 or item.records != seen.records:
-                continue
-            is_copy = item.name.kind == "catalog" and item.name == seen.name
-            if is_copy or (item.number == seen.number and seen.name in (None, item.name)):
-                return [_as(side, seen, item.name.kind, item.name.id, digest)]
-    return []
+    """From readings of this tape file, of the twin's, and of the catalog's other copy: what most of them found.
+
+    Damage to the zeros between members changes the digest of the whole, and no digest of a member.
+    """
+    found = [
+        _as(side, seen, item.name.kind, item.name.id, other.whole[item.number])
+        for other in (side, twin)
+        for item in (other.files if other is not None else ())
+        if other is not None and item.name is not None and item.number in other.whole and _is_same_file(item, seen)
+    ]
+    return [Counter(found).most_common(1)[0][0]] if found else []
+
+
+def _is_same_file(item: SeenFile, seen: SeenFile) -> bool:
+    """Whether a tape file that was read must hold the same bytes: it is the same one, or the same session's catalog."""
+    if item.number == 0 or item.records != seen.records or item.name is None:
+        return False
+    is_copy = item.name.kind == "catalog" and item.name == seen.name
+    return is_copy or (item.number == seen.number and seen.name in (None, item.name))
 
 
 def _as(side: SeenSide, seen: SeenFile, kind: str, own_id: uuid.UUID, blake3: bytes) -> Committed:

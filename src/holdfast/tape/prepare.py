@@ -4,8 +4,9 @@ The order of authority: what the tape says when it is read beats the journal, th
 
     1. a side whose journal has no commit gets its label, if it is blank or holds only our own unfinished label
     2. each label is read and must be the one promised; the last committed tape file is read and must be whole
-    3. a side that lacks tape files which the other has committed gets them from its twin, record by record
-    4. what the journals know and the catalog does not is read from tape and told to the catalog
+    3. sessions that stand behind the last commit of either side are taken over (see `beyond`)
+    4. a side that lacks tape files which the other has committed gets them from its twin, record by record
+    5. what the journals know and the catalog does not is read from tape and told to the catalog
 
 Anything that does not agree fences the cartridge: it is never written again.
 """
@@ -24,6 +25,7 @@ from holdfast.catalog import Cartridge, MemberFacts, files, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape import label as labels
 from holdfast.tape import layout
+from holdfast.tape.beyond import adopt_beyond
 from holdfast.tape.drive import EndOfData, TapeDrive
 from holdfast.tape.facts import member_facts, tape_file_of
 from holdfast.tape.fan import RecordFan
@@ -46,6 +48,9 @@ def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
         if not library.state(cartridge.barcode).committed:
             _write_label(library, cartridge, drive, buffer)
         _check_side(library, cartridge, drive, buffer)
+    if adopt_beyond(library, mounted, buffer):
+        for cartridge, drive in mounted.sides():
+            _check_side(library, cartridge, drive, buffer)
     _level(library, mounted, buffer)
     for cartridge, drive in mounted.sides():
         adopt_committed(library, cartridge, drive, buffer)
@@ -229,7 +234,7 @@ def _digest_at(drive: TapeDrive, committed: Committed, buffer: RecordBuffer) -> 
         return None
 
 
-# -- 3. both sides level
+# -- 4. both sides level
 
 
 def _level(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> None:
@@ -267,7 +272,7 @@ def _copy(
         )
 
 
-# -- 4. what only the journal knows
+# -- 5. what only the journal knows
 
 
 def adopt_committed(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:

@@ -60,11 +60,15 @@ class FoundCartridge:
 
 @dataclass(slots=True)
 class TakenPair:
-    """What taking a pair did, and what of it could not be read."""
+    """What taking a pair did, and what of it could not be read.
+
+    `unfinished`: sessions whose catalog a killed run did not write to its end.
+    """
 
     objects: int = 0
     scanned: int = 0
     sessions: int = 0
+    unfinished: set[uuid.UUID] = field(default_factory=set[uuid.UUID])
     tape_files: dict[str, int] = field(default_factory=dict[str, int])
     problems: list[HoldfastError] = field(default_factory=list[HoldfastError])
 
@@ -236,7 +240,7 @@ class _PairTaker:
         drive.rewind()
         files = survey(drive, self._buffer, found.label.pair_id)
         known = state.committed if state is not None else ()
-        seen = SeenSide(found.barcode, found.label.record_bytes, files, {0: found.blake3}, known)
+        seen = SeenSide(found.barcode, found.label.record_bytes, files, {0: found.blake3}, known=known)
         return _Side(found, drive, seen)
 
     def take(self) -> TakenPair:
@@ -247,12 +251,17 @@ class _PairTaker:
             self._scan(number)
         told |= {number: item for number, (item, _) in self._scanned.items()}
         pieces = self._pieces(told)
+        self.result.unfinished = self._unfinished()
         self._tell_objects(pieces)
         for side, committed in zip(self._sides, pieces, strict=True):
             self._write_journal(side, committed)
         for side, committed in zip(self._sides, pieces, strict=True):
             self._tell_tape_files(side, committed)
         return self.result
+
+    def _unfinished(self) -> set[uuid.UUID]:
+        names = (side.seen.files[number].name for side in self._sides for number in side.seen.unfinished)
+        return {name.id for name in names if name is not None}
 
     def _report(self, message: str, place: str, error: HoldfastError | None, found: str | None = None) -> None:
         self.result.problems.append(
@@ -290,6 +299,8 @@ class _PairTaker:
             if problem is None:
                 side.seen.whole[item.number] = reader.blake3()
                 self._keep_catalog(item, session_id, path)
+            elif reader.is_cut_short:
+                side.seen.unfinished.add(item.number)
         except (MediaError, IntegrityError, EndOfData) as error:
             problem = error if isinstance(error, HoldfastError) else IntegrityError("end of data")
         if problem is not None:
@@ -362,7 +373,7 @@ class _PairTaker:
         pieces = [piece_together(view, twin, told) for view, twin in zip(views, twins, strict=True)]
         for side, committed in zip(self._sides, pieces, strict=True):
             for item in committed:
-                if item.kind == LOST:
+                if item.kind == LOST and side.seen.files[item.tape_file].name is None:
                     self._report(
                         "a tape file cannot be read, and nothing tells what it was", side.place(item.tape_file), None
                     )
