@@ -237,11 +237,13 @@ def test_catalogs_that_are_damaged_on_both_sides_are_no_loss_of_files(
         "b'/sparse'",
     } | {repr(b"/tab\tquote\"'")}, left
     with Catalog(open_vault(vault).catalog_path) as catalog, catalog.reading() as connection:
-        assert [source.name for source in files.all_sources(connection)] == ["night"]
+        assert [(source.name, source.host) for source in files.all_sources(connection)] == [("night", "")]
     with pytest.raises(MediaError, match="it is fenced"):
         archived(night)
     again = archived(night)
-    assert (again.exit_code(), again.written_on) == (0, ["HF0003L8", "HF0004L8"]), (again.errors, again.unproven)
+    assert (again.exit_code(), again.written_on) == (0, ["HF0003L8", "HF0004L8"]), again.errors
+    with Catalog(open_vault(vault).catalog_path) as catalog, catalog.reading() as connection:
+        assert [source.root for source in files.all_sources(connection)] == [os.fsencode(night)]
 
 
 def test_objects_behind_the_last_whole_catalog_are_read_from_whichever_side_has_them(
