@@ -384,6 +384,7 @@ class _PairTaker:
         with self._library.catalog.transaction() as connection:
             adopting.adopt_pair(connection, self._pair())
             self._fence(connection)
+            self._note_rebuilt(connection, pieces)
         feeder = CatalogFeeder(self._library, self._label.pair_id, self._carried)
         if self._newest is not None:
             told = self._newest[1]
@@ -440,6 +441,13 @@ class _PairTaker:
             twin=one.barcode,
         )
 
+    def _note_rebuilt(self, connection: Connection, pieces: list[list[Committed]]) -> None:
+        """Before anything is told: who finishes what a kill cuts short need not know that it was a rebuild."""
+        for side, committed in zip(self._sides, pieces, strict=True):
+            known = {item.number for item in tapes.tape_files(connection, side.barcode)}
+            if any(item.kind == "object" and item.tape_file not in known for item in committed):
+                adopting.note_rebuilt(connection, side.barcode, time.time_ns())
+
     def _fence(self, connection: Connection) -> None:
         """A side that was not found is not written again; nor is one that its journal calls fenced."""
         if len(self._sides) == 1:
@@ -466,11 +474,8 @@ class _PairTaker:
                     adopting.adopt_object(connection, item.object_id, self._label.pair_id, item.number, ())
                     self._report("what an object holds is not known", side.place(item.number), None)
             tapes.record_tape_files(connection, side.barcode, [tape_file_of(item) for item in committed])
-            objects = [item for item in new if item.kind == "object"]
-            if objects:
-                adopting.note_rebuilt(connection, side.barcode, time.time_ns())
         self.result.tape_files[side.barcode] = len(new)
-        self.result.objects = max(self.result.objects, len(objects))
+        self.result.objects = max(self.result.objects, sum(item.kind == "object" for item in new))
 
 
 def _other(side: Side) -> Side:
