@@ -8,12 +8,21 @@ import tempfile
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from holdfast import config, durable
-from holdfast.config import InitOptions, VaultSettings, init_vault, open_or_init_vault, open_vault, vault_folder
+from holdfast.config import (
+    InitOptions,
+    VaultSettings,
+    init_vault,
+    open_or_init_vault,
+    open_vault,
+    take_identity,
+    vault_folder,
+)
 from holdfast.errors import CapacityError, UsageError, VaultError
 
 ROOMS = ["catalog", "journals", "library", "packs", "scratch", "state"]
@@ -319,3 +328,10 @@ def test_comments_and_further_settings_are_passed_over(folder: Path) -> None:
     assert open_vault(folder) == made
     assert made.id.version == 4
     assert isinstance(made.id, uuid.UUID)
+
+
+def test_a_vault_takes_another_identity_and_keeps_its_settings(tmp_path: Path) -> None:
+    made = init_vault(tmp_path / "vault", InitOptions(record_size="1 MiB"))
+    other = uuid.uuid4()
+    taken = take_identity(made, other)
+    assert taken == replace(made, id=other) == open_vault(tmp_path / "vault")
