@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.rebuilding import rebuild
 from holdfast.reports import RebuildReport
 from holdfast.restoring import RestoreRequest, restore
+from holdfast.tape import layout, session
 from holdfast.tape.drive.virtual import VirtualDrive, make_cartridge
 from holdfast.testing import count_events, flip_bit, run_killed_at
 
@@ -586,3 +588,95 @@ def test_law_5_never_overwrite_what_cannot_be_taken_over(
     after = tape_bytes(vault)
     assert {path: after[path] for path in before} == before
     back_as_it_was(vault, night, tmp_path / "back")
+
+
+def test_journals_that_are_older_than_the_catalog_are_completed_from_the_tapes(
+    vault: Path, night: Path, archived: Archive
+) -> None:
+    archived(night)
+    old = {path: path.read_bytes() for path in (vault / "journals").glob("*L8.jsonl")}
+    change(night)
+    archived(night)
+    rows, own = all_rows(vault), journals(vault)
+    for path, data in old.items():
+        path.write_bytes(data)
+    (night / "later").write_bytes(b"after the accident")
+    with pytest.raises(IntegrityError, match="holdfast rebuild"):
+        archived(night)
+    report = rebuild(vault)
+    assert (report.exit_code(), report.objects, journals(vault)) == (0, 0, own)
+    assert all_rows(vault) | {"versions": []} == rows | {"versions": []}
+    assert archived(night).exit_code() == 0
+
+
+def test_law_6_resume_is_running_again_after_a_kill_between_the_tapes_and_the_journals(
+    vault: Path, night: Path, archived: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is whole on tape: it is taken over and not written again."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(session, "commit_journals", killed)
+    with pytest.raises(Killed):
+        archived(night)
+    monkeypatch.undo()
+    on_tape = [path.name for path in cartridge(vault, "HF0001L8").iterdir()]
+    before = journals(vault)["HF0001L8.jsonl"]
+    assert before[-1]["kind"] == "object"
+    again = archived(night)
+    assert (again.exit_code(), again.objects) == (0, 0), again.errors
+    assert sorted(path.name for path in cartridge(vault, "HF0001L8").iterdir()) == sorted(on_tape)
+    added = journals(vault)["HF0001L8.jsonl"][len(before) :]
+    assert [entry["kind"] for entry in added] == ["catalog", "catalog"]
+    with Catalog(open_vault(vault).catalog_path) as catalog, catalog.reading() as connection:
+        assert {uuid.UUID(bytes=row) for row in connection.scalars(select(schema.session.c.uuid))} == {
+            uuid.UUID(str(added[0]["id"]))
+        }
+
+
+def test_a_catalog_that_was_cut_short_is_nobodys(vault: Path, night: Path, archived: Archive) -> None:
+    """A real drive puts a mark behind what a killed run was writing."""
+    archived(night)
+    own = journals(vault)
+    pair_id = uuid.UUID(str(own["HF0001L8.jsonl"][0]["pair_id"]))
+    whole = (cartridge(vault, "HF0001L8") / f"{len(own['HF0001L8.jsonl']) - 2:05d}").read_bytes()
+    head = layout.encode_global(layout.object_comment("catalog", uuid.uuid4(), pair_id))
+    record = (head + whole[len(head) : 2600] + os.urandom(2**18))[: 2**18]
+    for barcode in ("HF0001L8", "HF0002L8"):
+        drive = VirtualDrive("TEST", cartridge(vault, barcode))
+        drive.space_file_marks(len(own["HF0001L8.jsonl"]) - 1)
+        data = bytearray(record)
+        size = data.index(b"ustar", 2048) - 257 + 124
+        data[size : size + 12] = b"%011o\0" % 10**7
+        checksum = data[size - 124 : size - 124 + 512]
+        checksum[148:156] = b" " * 8
+        data[size + 24 : size + 32] = b"%06o\0 " % sum(checksum)
+        drive.write_record(memoryview(data))
+        drive.write_file_mark(synchronous=True)
+        drive.close()
+    report = rebuild(vault)
+    assert [error.message for error in report.errors] == ["a catalog cannot be read"] * 2
+    assert journals(vault) == own
+    (night / "later").write_bytes(b"more")
+    assert archived(night).exit_code() == 0
+    assert {name: entries[: len(own[name])] for name, entries in journals(vault).items()} == own
+    assert verify(vault, (), everything=True).exit_code() == 0
+
+
+def test_earlier_cartridges_that_only_a_ledger_names_are_told_as_missing(
+    vault: Path, night: Path, archived: Archive
+) -> None:
+    archived(night)
+    with Catalog(open_vault(vault).catalog_path) as catalog, catalog.transaction() as connection:
+        tapes.set_pair_state(connection, tapes.all_pairs(connection)[0].id, "full")
+    (night / "second").write_bytes(b"on another pair")
+    assert archived(night).written_on == ["HF0003L8", "HF0004L8"]
+    lose_vault(vault)
+    for barcode in ("HF0001L8", "HF0002L8"):
+        shutil.rmtree(cartridge(vault, barcode))
+    report = rebuild(vault)
+    assert (report.exit_code(), report.missing) == (0, ["HF0001L8", "HF0002L8"])

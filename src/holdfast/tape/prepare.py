@@ -82,7 +82,7 @@ def _check_journal(library: TapeLibrary, cartridge: Cartridge) -> None:
                 place=str(library.journal(cartridge.barcode).path),
                 expected=f"tape file {item.number}, {item.kind}, BLAKE3 {item.blake3.hex()}",
                 found="no such line" if found is None else f"{found.kind}, BLAKE3 {found.blake3.hex()}",
-                hint="put back the newest copy of the journals folder; an older one must not be written on by",
+                hint="put back the newest copy of the journals folder, or complete it from the tapes: holdfast rebuild",
             )
 
 
