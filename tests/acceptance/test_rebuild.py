@@ -243,6 +243,8 @@ def test_catalogs_that_are_damaged_on_both_sides_are_no_loss_of_files(
     again = archived(night)  # neither side ends as its journal says: all is written on another pair
     assert (again.exit_code(), again.unproven) == (0, []), again.errors
     assert {"HF0001L8", "HF0002L8"}.isdisjoint(again.written_on)
+    with Catalog(open_vault(vault).catalog_path) as catalog, catalog.reading() as connection:
+        assert [source.root for source in files.all_sources(connection)] == [os.fsencode(night)]
 
 
 def test_objects_behind_the_last_whole_catalog_are_read_from_whichever_side_has_them(
