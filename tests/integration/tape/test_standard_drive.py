@@ -6,20 +6,28 @@ from __future__ import annotations
 
 import errno
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
 from tests.tapevm import standard_drive
+from tests.unit.tape.building import file, tar_bytes
 
 from holdfast.errors import MediaError
+from holdfast.tape import rescue
 from holdfast.tape.changer.mtx import find_drives
 from holdfast.tape.drive import EndOfData, Position, TapeDrive
 from holdfast.tape.drive.mtio import Operation
 from holdfast.tape.drive.st import StDrive, open_node, serial_number
 from holdfast.testing.conformance import DriveMachine, TapeDriveConformance
 from holdfast.testing.conformance.drive import MARK, read_on, write
+
+
+def tar_of(name: bytes) -> bytes:
+    return tar_bytes([file(b"s/" + name, b"1")]).ljust(8192, b"\0")
+
 
 UNLOAD, LOAD = (0x1B, 0, 0, 0, 0, 0), (0x1B, 0, 0, 0, 1, 0)
 
@@ -189,3 +197,15 @@ def test_an_unloaded_drive_is_told(stand: StandardStand) -> None:
     with pytest.raises(MediaError, match="no cartridge"):
         StDrive(stand.device, "D", "T", ready_seconds=0.5)
     assert serial_number(stand.device) == standard_drive.SERIAL
+
+
+@pytest.mark.parametrize("items", [[], [tar_of(b"alpha"), MARK], [tar_of(b"alpha"), MARK, tar_of(b"beta")]])
+def test_rescue_comes_to_the_end_of_data(stand: StandardStand, items: list[bytes | None]) -> None:
+    """On a blank tape, behind a mark, and behind a tape file whose writer was killed before its mark."""
+    drive = stand.load()
+    write(drive, items)
+    drive.abandon()
+    command = [sys.executable, "-I", "-S", rescue.__file__, "list", str(stand.device)]
+    done = subprocess.run(command, check=False, capture_output=True, timeout=60, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "cannot be read" not in done.stdout
