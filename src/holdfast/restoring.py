@@ -226,8 +226,11 @@ class _Restorer:
         self._work.recalls.append((self._pair_of[first.barcode], first.tape_file, first.data_offset, present.row))
 
     def _places(self, content: Content, limit: int | None = None) -> list[TapePlace]:
+        """Copies on cartridges that are sides of a pair now; one that was replaced has no pair to be mounted with."""
         with self._vault.catalog.reading() as connection:
-            return tapes.tape_places(connection, content, limit=limit)
+            found = tapes.tape_places(connection, content, limit=limit)
+        sides = [place for place in found if place.barcode in self._pair_of]
+        return sides if sides or not found or limit is None else self._places(content)
 
     def recall(self) -> None:
         """Read what the store did not have from tape, pair by pair, in tape order."""
