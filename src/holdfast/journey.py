@@ -162,16 +162,15 @@ def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watc
     with watch.stage("dump", total_bytes) as stage, vault.store_reader() as reader:
         contents = StoredContents(vault.catalog, reader, InPlaceContents(vault.catalog))
         pairs = PairsToWrite(library)
-        while (pair := pairs.next()) is not None:
+        while (visit := pairs.next()) is not None:
             try:
-                result = dump_session(library, pair, contents, stage.advance)
+                result = dump_session(library, visit, contents, stage.advance)
             except (MediaError, OperatorNeeded) as error:
-                stuck.setdefault(pair.id, []).append(error)
-                if isinstance(error, OperatorNeeded):
-                    pairs.give_up(pair)
+                stuck.setdefault(visit.pair.id, []).append(error)
+                pairs.failed(visit.pair, error)
                 continue
-            report.warnings += stuck.pop(pair.id, [])
-            stuck[pair.id] = [*result.lost]
+            report.warnings += stuck.pop(visit.pair.id, [])
+            stuck[visit.pair.id] = [*result.lost]
             report.objects += result.objects
             report.written_bytes += result.tape_bytes
             report.written_on += [barcode for barcode in result.barcodes if barcode not in report.written_on]

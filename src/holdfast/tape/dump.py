@@ -47,8 +47,8 @@ class VoidMember:
 class DumpResult:
     """What one dump did to one pair.
 
-    `barcodes`: the sides that hold it. `full`: the next object did not fit any more. `lost`: what became of sides that
-    were left behind.
+    `barcodes`: the sides that hold it. `full`: the next object did not fit any more; `warned`: as a drive said so
+    sooner than was planned. `lost`: what became of sides that were left behind.
     """
 
     barcodes: list[str] = field(default_factory=list[str])
@@ -57,6 +57,7 @@ class DumpResult:
     content_bytes: int = 0
     tape_bytes: int = 0
     full: bool = False
+    warned: bool = False
     void: list[VoidMember] = field(default_factory=list[VoidMember])
     lost: list[MediaError] = field(default_factory=list[MediaError])
 
@@ -105,9 +106,9 @@ class Dumper:
             try:
                 self._write_all(fan, plans)
             except EarlyWarning:
-                self.result.full = True
+                self.result.full = self.result.warned = True
                 self._uncommitted.clear()
-            self.result.lost = list(fan.lost.values())
+            self.result.lost = [self._library.suspect(whole.cartridges[n].barcode, e) for n, e in fan.lost.items()]
             self.mounted = whole.without(fan.lost)
         self.result.barcodes = [item.barcode for item in self.mounted.cartridges]
         return self.result

@@ -47,6 +47,7 @@ class TapeLibrary:
     def __init__(self, settings: VaultSettings, catalog: Catalog) -> None:
         self.settings = settings
         self.catalog = catalog
+        self._suspects: set[str] = set()
         self.evidence_journal = durable.Journal(settings.journals_folder / "evidence.jsonl")
         self.changer: Changer = open_changer(settings)
 
@@ -220,6 +221,17 @@ class TapeLibrary:
         twin = self._twin(barcode)
         if twin is not None and len(self.state(twin).committed) < len(self.state(barcode).committed) > 1:
             self._fence(twin, f"its twin {barcode} was fenced before all of it was copied")
+        return error
+
+    def suspect(self, barcode: str, error: MediaError) -> MediaError:
+        """A drive failed with this cartridge; returns the error to raise.
+
+        Once may be the drive's fault. The second time in this run, in the other drive (see `pairs`), the cartridge is
+        fenced.
+        """
+        if barcode in self._suspects:
+            return self.fence(barcode, error)
+        self._suspects.add(barcode)
         return error
 
     def _fence(self, barcode: str, reason: str) -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from dataclasses import dataclass
 
 from holdfast.catalog import Pair, tapes
 from holdfast.config import VaultSettings
-from holdfast.errors import CapacityError
+from holdfast.errors import CapacityError, HoldfastError, OperatorNeeded
 from holdfast.tape.contents import ContentSource
 from holdfast.tape.dump import Dumper, DumpResult, Progress
-from holdfast.tape.library import TapeLibrary
+from holdfast.tape.library import MountedPair, TapeLibrary
 from holdfast.tape.plan import Room, blank_room, plan_objects
 from holdfast.tape.prepare import prepare
 from holdfast.tape.session import close_session, needs_catalog
+from holdfast.tape.writing import NoRoomLeft
 
 LABEL_BOUND_BYTES = 256 * 1024
 """More than a label takes without its ledger."""
@@ -30,8 +32,19 @@ def smallest_room(settings: VaultSettings) -> Room:
 
 
 VISITS = 3
-"""So often in one run a pair is written on, at most: a side fails; it fails again when it is caught up and is fenced;
-another cartridge takes its place. More failures than that are the drive's, not the cartridge's."""
+"""So often in one run a pair is written on, at most: a side fails; it fails again in the other drive and is fenced;
+another cartridge takes its place. More failures than that are a drive's, not the cartridge's."""
+
+FUTILE_PAIRS = 2
+"""So many new pairs in a row may turn out to have no room for a single object, though they should have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A pair that is to be written on, and whether each side goes into the drive that the other one had before."""
+
+    pair: Pair
+    swapped: bool
 
 
 class PairsToWrite:
@@ -44,22 +57,28 @@ class PairsToWrite:
     def __init__(self, library: TapeLibrary) -> None:
         self._library = library
         self._visits: Counter[uuid.UUID] = Counter()
+        self._failed: set[uuid.UUID] = set()
         self._given_up: set[uuid.UUID] = set()
 
-    def next(self) -> Pair | None:
-        """The next pair; None when there is nothing more to do. Raises `OperatorNeeded` without blank cartridges."""
-        pair = self._choose()
-        if pair is not None:
-            self._visits[pair.id] += 1
-        return pair
+    def next(self) -> Visit | None:
+        """The next pair; None when there is nothing more to do.
 
-    def give_up(self, pair: Pair) -> None:
-        """Do not come back to this pair: it needs a person first."""
-        self._given_up.add(pair.id)
+        Raises `OperatorNeeded` without blank cartridges, `CapacityError` when blank ones take nothing.
+        """
+        pair = self._choose()
+        if pair is None:
+            return None
+        self._visits[pair.id] += 1
+        self._failed.discard(pair.id)
+        return Visit(pair, swapped=self._visits[pair.id] % 2 == 0)
+
+    def failed(self, pair: Pair, error: HoldfastError) -> None:
+        """Nothing more could be written on this pair: come back to it, unless it needs a person first."""
+        (self._given_up if isinstance(error, OperatorNeeded) else self._failed).add(pair.id)
 
     def _choose(self) -> Pair | None:
         pairs = [p for p in self._library.pairs() if p.state != "fenced" and p.id not in self._given_up]
-        broken = next((pair for pair in pairs if not is_whole(self._library, pair)), None)
+        broken = next((p for p in pairs if p.id in self._failed or not is_whole(self._library, p)), None)
         if broken is not None:
             # one that stays broken says that a drive ruins cartridges: it must not get at new ones
             return broken if self._visits[broken.id] < VISITS else None
@@ -67,7 +86,23 @@ class PairsToWrite:
             return None
         with_room = [pair for pair in pairs if pair.state == "open"]
         unvisited = (pair for pair in with_room if not self._visits[pair.id])
-        return next(unvisited, None) if with_room else self._library.new_pair()
+        return next(unvisited, None) if with_room else self._new_pair(pairs)
+
+    def _new_pair(self, pairs: list[Pair]) -> Pair:
+        futile = [pair for pair in pairs if self._visits[pair.id] and holds_nothing(self._library, pair)]
+        if len(futile) >= FUTILE_PAIRS:
+            raise CapacityError(
+                "new cartridges end before the first object",
+                place=", ".join(item.barcode for pair in futile for item in pair.cartridges),
+                expected=f"room for {self._library.settings.tape.cartridge_bytes} bytes",
+                hint="see that cartridge_capacity in holdfast.toml is that of your cartridges, and clean the drives",
+            )
+        return self._library.new_pair()
+
+
+def holds_nothing(library: TapeLibrary, pair: Pair) -> bool:
+    """Whether there is nothing on the pair but its labels."""
+    return all(len(library.state(item.barcode).committed) <= 1 for item in pair.cartridges)
 
 
 def is_whole(library: TapeLibrary, pair: Pair) -> bool:
@@ -78,8 +113,10 @@ def is_whole(library: TapeLibrary, pair: Pair) -> bool:
     if any(item.fenced for item in pair.cartridges):
         return False
     journals = [library.state(item.barcode).committed for item in pair.cartridges]
-    if len(journals[0]) != len(journals[1]) or (journals[0] and needs_catalog(library, pair)):
+    if len(journals[0]) != len(journals[1]):
         return False
+    if pair.state == "open" and journals[0] and needs_catalog(library, pair):
+        return False  # a full one had no room for it: its objects tell of themselves
     with library.catalog.reading() as connection:
         known = [len(tapes.tape_files(connection, item.barcode)) for item in pair.cartridges]
     return known == [len(committed) for committed in journals]
@@ -95,14 +132,14 @@ def _only_to_list(library: TapeLibrary) -> bool:
         return bool(tapes.versions_to_list(connection))
 
 
-def dump_session(library: TapeLibrary, pair: Pair, contents: ContentSource, progress: Progress) -> DumpResult:
+def dump_session(library: TapeLibrary, visit: Visit, contents: ContentSource, progress: Progress) -> DumpResult:
     """Append a session to a pair: objects until it is full or all are written, then the catalogs.
 
     A side that was fenced gets a fresh cartridge first. Raises `MediaError` when no side can be written; what was
     committed before that stays.
     """
-    pair = _with_failed_side_replaced(library, pair)
-    with library.mounted(pair) as mounted:
+    pair = _with_failed_side_replaced(library, visit.pair)
+    with library.mounted(pair, swapped=visit.swapped) as mounted:
         prepare(library, mounted)
         with library.catalog.reading() as connection:
             versions = (present.version for present in tapes.unwritten_versions(connection))
@@ -112,10 +149,18 @@ def dump_session(library: TapeLibrary, pair: Pair, contents: ContentSource, prog
         if not needs_catalog(library, pair) and not dumper.has_room_for_catalog():
             result.full = True  # what is only to be listed goes on the next pair
         elif needs_catalog(library, pair) or _only_to_list(library):
-            result.lost += close_session(library, dumper.mounted)
+            _close_session(library, dumper.mounted, result)
     if result.full:
         _close_pair(library, pair, result)
     return result
+
+
+def _close_session(library: TapeLibrary, mounted: MountedPair, result: DumpResult) -> None:
+    try:
+        result.lost += close_session(library, mounted)
+    except NoRoomLeft as error:
+        result.full = True
+        result.lost.append(error)
 
 
 def _with_failed_side_replaced(library: TapeLibrary, pair: Pair) -> Pair:
@@ -126,8 +171,12 @@ def _with_failed_side_replaced(library: TapeLibrary, pair: Pair) -> Pair:
 
 
 def _close_pair(library: TapeLibrary, pair: Pair, result: DumpResult) -> None:
-    if result.objects == 0 and all(len(library.state(item.barcode).committed) <= 1 for item in pair.cartridges):
-        raise CapacityError("an object does not fit a blank cartridge", place=pair.cartridges[0].barcode)
+    if not result.warned and holds_nothing(library, pair):
+        raise CapacityError(
+            "an object does not fit a blank cartridge",
+            place=pair.cartridges[0].barcode,
+            hint="use larger cartridges ([tape] cartridge_capacity in holdfast.toml), or archive without its largest file",
+        )
     with library.catalog.transaction() as connection:
         tapes.set_pair_state(connection, pair.id, "full")
 

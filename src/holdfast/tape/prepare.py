@@ -9,8 +9,8 @@ The order of authority: what the tape says when it is read beats the journal, th
     5. what the journals know and the catalog does not is read from tape and told to the catalog
 
 Anything that does not agree fences the cartridge: it is never written again, and another one takes its side of the
-pair (`pairs`). A side that was left behind in the middle of a session, as its medium failed, is caught up by step 4;
-if it fails there again, it is fenced.
+pair (`pairs`). A side that was left behind in the middle of a session, as its medium failed, is caught up by step 4.
+When a drive fails with a cartridge, that is tried once more in the other drive; then the cartridge is fenced.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from holdfast.tape.fan import RecordFan, WrittenFile
 from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
 from holdfast.tape.reader import ReadMember
-from holdfast.tape.scan import RecordBuffer, read_label_volume, read_tape_file
+from holdfast.tape.scan import ForeignTape, RecordBuffer, read_label_volume, read_tape_file
 from holdfast.tape.writing import TrailerDrive, write_small_tar
 from holdfast.values import show_path
 
@@ -98,7 +98,7 @@ def _write_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, b
     try:
         written = _put_label(library, identity, drive)
     except MediaError as error:
-        raise library.fence(identity.barcode, _unwritable(identity.barcode, error)) from error
+        raise library.suspect(identity.barcode, _unwritable(identity.barcode, error)) from error
     committed = Committed(
         tape_file=0,
         kind="label",
@@ -112,7 +112,7 @@ def _write_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, b
 
 
 def _put_label(library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive) -> WrittenFile:
-    with RecordFan([drive], identity.record_bytes) as fan:
+    with RecordFan([TrailerDrive(drive)], identity.record_bytes) as fan:
         comment = layout.object_comment("label", identity.volume_id, identity.pair_id)
         write_small_tar(fan, comment, _label_members(library, identity))
         written = fan.end_file()
@@ -123,11 +123,11 @@ def _put_label(library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDri
 
 def _unwritable(barcode: str, error: MediaError) -> MediaError:
     return MediaError(
-        "a cartridge cannot be written; it is fenced",
+        "a cartridge cannot be written",
         place=error.place or barcode,
         expected=error.expected,
         found=error.found or error.message,
-        hint="run the same command again: another cartridge takes its place",
+        hint="it is tried again in the other drive; if it fails there too, another cartridge takes its place",
     )
 
 
@@ -136,8 +136,10 @@ def _refuse_foreign(library: TapeLibrary, identity: CartridgeIdentity, drive: Ta
     try:
         volume = read_label_volume(drive, buffer)
         ours = volume is None or labels.decode_volume(volume).volume_id == identity.volume_id
-    except (MediaError, IntegrityError):
+    except (ForeignTape, IntegrityError):
         ours = False
+    except MediaError as error:
+        raise library.suspect(identity.barcode, error) from None
     if not ours:
         raise library.fence(
             identity.barcode,
@@ -212,7 +214,10 @@ def _check_side(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, bu
     state = library.state(cartridge.barcode)
     check_label(library, cartridge, drive, buffer)
     last = state.committed[-1]
-    found = _digest_at(drive, last, buffer)
+    try:
+        found = _digest_at(drive, last, buffer)
+    except MediaError as error:
+        raise library.suspect(cartridge.barcode, error) from None
     if found != last.blake3:
         raise library.fence(
             cartridge.barcode,
@@ -227,12 +232,17 @@ def _check_side(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, bu
 
 
 def check_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:
-    """Fence the cartridge and raise `MediaError` unless it is the one that its barcode promises."""
+    """Fence the cartridge and raise `MediaError` unless it is the one that its barcode promises.
+
+    A drive that fails is no proof of that: then `MediaError` is raised, and the cartridge is under suspicion.
+    """
     try:
         volume = read_label_volume(drive, buffer)
         found = "a blank tape" if volume is None else str(labels.decode_volume(volume).volume_id)
-    except (MediaError, IntegrityError) as error:
+    except (ForeignTape, IntegrityError) as error:
         found = str(error)
+    except MediaError as error:
+        raise library.suspect(cartridge.barcode, error) from None
     if found != str(cartridge.volume_id):
         raise library.fence(
             cartridge.barcode,
@@ -250,7 +260,7 @@ def _digest_at(drive: TapeDrive, committed: Committed, buffer: RecordBuffer) -> 
     try:
         drive.locate(committed.begin)
         return read_tape_file(drive, buffer).blake3()
-    except (EndOfData, MediaError):
+    except EndOfData:
         return None
 
 
@@ -270,7 +280,7 @@ def _level(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> 
         except (EndOfData, IntegrityError) as error:
             raise library.fence(origin.barcode, _unreadable(origin, item, error)) from error
         except MediaError as error:
-            raise library.fence(target.barcode, _unwritable(target.barcode, error)) from error
+            raise library.suspect(target.barcode, _unwritable(target.barcode, error)) from error
         library.journal(target.barcode).committed([copied], time.time_ns())
 
 

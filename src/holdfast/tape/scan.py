@@ -11,6 +11,10 @@ from holdfast.tape.layout import MemberHeader
 from holdfast.tape.reader import ReadMember, TarReader
 
 
+class ForeignTape(MediaError):
+    """The tape begins with something else than a label of ours."""
+
+
 class RecordBuffer:
     """One record's worth of reused memory."""
 
@@ -45,7 +49,7 @@ def read_tape_file(
 def read_label_volume(drive: TapeDrive, buffer: RecordBuffer) -> bytes | None:
     """`VOLUME.json` of the loaded cartridge, from its begin; None when the tape is blank.
 
-    Raises `MediaError` when something else than a Holdfast label stands there.
+    Raises `ForeignTape` when something else than a Holdfast label stands there, and `MediaError` as the drive does.
     """
     volume = bytearray()
 
@@ -59,5 +63,5 @@ def read_label_volume(drive: TapeDrive, buffer: RecordBuffer) -> bytes | None:
     except EndOfData:
         return None
     if not volume:
-        raise MediaError("the tape holds data that Holdfast did not write")
+        raise ForeignTape("the tape holds data that Holdfast did not write")
     return bytes(volume)

@@ -54,7 +54,7 @@ def needs_catalog(library: TapeLibrary, pair: Pair) -> bool:
 def close_session(library: TapeLibrary, mounted: MountedPair) -> list[MediaError]:
     """Write the catalogs behind the last commit, commit them on the mounted sides, and tell the catalog.
 
-    Returns what became of sides that were left behind.
+    Returns what became of sides that were left behind. Raises `NoRoomLeft` when no side has room for the catalogs.
     """
     session_id = uuid.uuid4()
     path = library.scratch_file(f"{session_id}.catalog")
@@ -69,7 +69,7 @@ def close_session(library: TapeLibrary, mounted: MountedPair) -> list[MediaError
         proof.evidence_travelled(connection, session_id, made.evidence)
         for barcode, items in told.items():
             tapes.record_tape_files(connection, barcode, [tape_file_of(item) for item in items])
-    return list(lost.values())
+    return [library.suspect(mounted.cartridges[number].barcode, error) for number, error in lost.items()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,24 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from holdfast.errors import MediaError
 from holdfast.tape import checksums, layout
-from holdfast.tape.drive import EarlyWarning, Position, TapeDrive
+from holdfast.tape.drive import EarlyWarning, EndOfMedium, Position, TapeDrive
 from holdfast.tape.fan import RecordFan
 from holdfast.tape.plan import manifest_header
 
 READ_BYTES = 1024 * 1024
 
 
+class NoRoomLeft(MediaError):
+    """The cartridge ends before what ends a session: its early warning came too late, or it is not of its kind."""
+
+
 class TrailerDrive:
-    """A drive that writes on when it warns: the room behind early warning is what a session's end is for."""
+    """A drive that writes on when it warns: the room behind early warning is what a session's end is for.
+
+    At the physical end it raises `NoRoomLeft`.
+    """
 
     def __init__(self, drive: TapeDrive) -> None:
         self._drive = drive
@@ -26,6 +34,17 @@ class TrailerDrive:
         return self._drive.serial
 
     def write_record(self, data: memoryview) -> None:
+        try:
+            self._write(data)
+        except EndOfMedium as error:
+            raise NoRoomLeft(
+                "the cartridge ends before its label or its catalogs",
+                place=error.place,
+                found="the end of the medium",
+                hint="run the same command again: what is missing goes on another cartridge",
+            ) from error
+
+    def _write(self, data: memoryview) -> None:
         try:
             self._drive.write_record(data)
         except EarlyWarning:
