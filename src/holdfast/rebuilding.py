@@ -18,7 +18,7 @@ from pathlib import Path
 from holdfast.catalog import adopting, files, proof, tapes
 from holdfast.config import take_identity
 from holdfast.errors import BusyError, HoldfastError, IntegrityError, MediaError, OperatorNeeded, VaultError
-from holdfast.reports import FoundTape, RebuildReport, Silent, Stage, Watch
+from holdfast.reports import FoundTape, RebuildReport, Silent, Stage, Watch, counted
 from holdfast.tape.drive import TapeDrive
 from holdfast.tape.feeding import Carried
 from holdfast.tape.library import TapeLibrary
@@ -192,7 +192,7 @@ def _take(
         return
     _count(taken, names, report)
     new = sum(taken.tape_files.values())
-    watch.say(f"rebuilt {' and '.join(names)}: {new} tape files that were not known")
+    watch.say(f"rebuilt {' and '.join(names)}: {counted(new, 'new tape file')}")
 
 
 def _count(taken: TakenPair, names: list[str], report: RebuildReport) -> None:
@@ -202,7 +202,8 @@ def _count(taken: TakenPair, names: list[str], report: RebuildReport) -> None:
     report.errors += taken.problems
     for name in names:
         new = taken.tape_files[name]
-        report.cartridges.append(FoundTape(name, "rebuilt" if new else "known", f"{new} new tape files"))
+        text = counted(new, "new tape file") if new else ""
+        report.cartridges.append(FoundTape(name, "rebuilt" if new else "known", text))
 
 
 # -- 4. tell

@@ -202,6 +202,11 @@ class RebuildReport(Report):
         return EXIT_FAILED if self.has_failed() else EXIT_DONE
 
 
+def counted(number: int, what: str) -> str:
+    """`1 object`, `2 objects`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def as_document(value: Any) -> Any:
     """A report as JSON can hold it: errors as their facts."""
     if isinstance(value, HoldfastError):

@@ -10,7 +10,7 @@ from holdfast.cli.options import JsonOption, VaultOption
 from holdfast.cli.show import console, print_error, print_json, watch
 from holdfast.config import vault_folder
 from holdfast.rebuilding import rebuild as run_rebuild
-from holdfast.reports import RebuildReport, as_document
+from holdfast.reports import RebuildReport, as_document, counted
 
 
 def rebuild(
@@ -45,7 +45,8 @@ def _show(report: RebuildReport) -> None:
         out.print(f"the vault is now the one that wrote the tapes: {report.adopted_id}")
     totals = report.totals
     out.print(
-        f"rebuilt {report.objects} objects ({report.scanned} member by member) and {report.evidence} readings; "
+        f"rebuilt {counted(report.objects, 'object')} ({report.scanned} member by member) "
+        f"and {counted(report.evidence, 'reading')}; "
         f"{totals['proven']} of {totals['versions']} files, folders and links have two verified copies"
     )
     if report.missing:
