@@ -154,7 +154,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tapevm")
     parser.add_argument("--script", type=Path, help="a bash script to run in the guest instead of the tests")
     parser.add_argument("--drives", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=900.0, help="the guest is stopped after so long")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="the guest is stopped after so long")
     parser.add_argument("--memory-mb", type=int, default=2048)
     parser.add_argument("--result", type=Path, default=ROOT / "build" / "tapevm")
     options, words = parser.parse_known_args()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,24 +21,24 @@ from holdfast.config import init_vault
 from holdfast.journey import ArchiveRequest, archive
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.tape import rescue
-from holdfast.tape.changer.mtx import LibraryOptions, MtxChanger, MtxRobot, find_drives
 
 TAR_BLOCKS = "512"  # of 512 bytes: the vault's records of 256 KiB
 
 
 @pytest.fixture
-def vault(library: RealLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A vault whose library is the real one, with cartridges that nobody has used."""
+def vault(library: RealLibrary, tmp_path: Path) -> Iterator[Path]:
+    """A vault whose settings name the real library, with cartridges that nobody has used.
+
+    The emulated library does not tell the last drive's serial number whole, so the settings say where it is.
+    """
     library.empty_drives()
+    folder = tmp_path / "vault"
+    side_a, side_b = library.blank_prefixes()
+    init_vault(folder, replace(SMALL, library="mtx", changer=str(library.changer), scratch_a=side_a, scratch_b=side_b))
     last = max(library.drives, key=library.element)
-    options = LibraryOptions(
-        find_drives(), library.blank_prefixes(), {last: library.element(last)}, cartridge_bytes=64 * 2**20
-    )
-    monkeypatch.setattr(
-        "holdfast.tape.library.VirtualChanger", lambda *_, **__: MtxChanger(MtxRobot(library.changer), options)
-    )
-    init_vault(tmp_path / "vault", SMALL)
-    yield tmp_path / "vault"
+    with (folder / "holdfast.toml").open("a") as settings:
+        settings.write(f'"{last}" = {library.element(last)}\n')
+    yield folder
     library.empty_drives()
 
 

@@ -59,7 +59,7 @@ def test_the_library_tells_its_drives_apart(library: RealLibrary) -> None:
     assert len(told) == len(elements.drives) == 2
     first = min(library.drives, key=library.element)
     assert told[0] == first  # the emulator cuts the last one off
-    changer = MtxChanger(MtxRobot(library.changer), LibraryOptions(find_drives(), ("HF",)))
+    changer = MtxChanger(MtxRobot(library.changer), LibraryOptions(find_drives(), ("HFA", "HFB")))
     assert list(changer.inventory().drives) == [first]
     changer.close()
 
@@ -75,7 +75,9 @@ def test_a_wrong_mapping_ends_in_an_error_not_in_a_wrong_tape(library: RealLibra
     first = min(library.drives, key=library.element)
     last = max(library.drives, key=library.element)
     with pytest.raises(MediaError, match="which drive"):
-        MtxChanger(MtxRobot(library.changer), LibraryOptions(find_drives(), ("HF",), {last: library.element(first)}))
+        MtxChanger(
+            MtxRobot(library.changer), LibraryOptions(find_drives(), ("HFA", "HFB"), {last: library.element(first)})
+        )
     swapped = {last: find_drives()[first], first: find_drives()[last]}
     wrong = LibraryOptions(swapped, options.scratch_prefixes, options.elements, ready_seconds=0.5)
     changer = MtxChanger(MtxRobot(library.changer), wrong)

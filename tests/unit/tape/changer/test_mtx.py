@@ -244,6 +244,7 @@ def test_looking_into_cartridges_needs_a_free_drive(opened: Open) -> None:
 
 
 def test_a_cartridge_that_cannot_be_read_is_told_and_put_back(library: FakeLibrary, opened: Open) -> None:
+    library.tapes["HFA001L6"] = Tape([b"a bad spot", MARK])
     library.drives[Path("/dev/nst1")].failing = {"READ": errno.EIO}
     changer = opened()
     with pytest.raises(MediaError, match="HFA001L6"):
