@@ -247,6 +247,16 @@ def open_vault(folder: Path) -> VaultSettings:
     return parse_settings(folder, document)
 
 
+def take_identity(settings: VaultSettings, vault_id: uuid.UUID) -> VaultSettings:
+    """Give a vault that knows nothing yet the id of the vault whose tapes it is filled from; durable on return."""
+    path = settings.folder / SETTINGS_NAME
+    text = path.read_text()
+    if text.count(str(settings.id)) != 1:
+        raise VaultError("the vault's settings do not name its id once", place=str(path), expected=str(settings.id))
+    durable.replace_file(path, text.replace(str(settings.id), str(vault_id)).encode())
+    return open_vault(settings.folder)
+
+
 def parse_settings(folder: Path, document: dict[str, Any]) -> VaultSettings:
     """Turn the parsed `holdfast.toml` into settings; raises `VaultError` naming the setting that is wrong."""
     reader = _Reader(folder / SETTINGS_NAME, document)

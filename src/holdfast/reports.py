@@ -171,6 +171,37 @@ class RestoreReport(Report):
     from_twin: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class FoundTape:
+    """A cartridge that `rebuild` met: `rebuilt`, `known` already, `blank`, `not read`, or `not rebuilt`, and why."""
+
+    barcode: str
+    state: str
+    text: str = ""
+
+
+@dataclass(slots=True)
+class RebuildReport(Report):
+    """What `rebuild` found on tape and took over.
+
+    `objects`, `evidence`: how many the catalog did not know; `scanned`: objects that no catalog on tape told of;
+    `missing`: cartridges that labels and ledgers name and that are not in the library; `adopted_id`: the vault's id,
+    if it was taken from the tapes.
+    """
+
+    cartridges: list[FoundTape] = field(default_factory=list[FoundTape])
+    pairs: int = 0
+    objects: int = 0
+    scanned: int = 0
+    evidence: int = 0
+    missing: list[str] = field(default_factory=list[str])
+    adopted_id: str | None = None
+
+    def exit_code(self) -> int:
+        """0 only if all was read; 1 else, as what could not be read may be on the twin: `verify` tells of damage."""
+        return EXIT_FAILED if self.has_failed() else EXIT_DONE
+
+
 def as_document(value: Any) -> Any:
     """A report as JSON can hold it: errors as their facts."""
     if isinstance(value, HoldfastError):

@@ -18,11 +18,12 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from tests.tapevm import emulation
+from tests.tapevm import emulation, standard_drive
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -143,7 +144,8 @@ def run(script: str, shape: emulation.Shape, result: Path, seconds: float, memor
         with packed.open("wb") as file:
             file.truncate(RESULT_BYTES)
         cartridges.mkdir()
-        with emulation.emulated(cartridges, shape) as units:
+        with closing(standard_drive.Server()) as standard, emulation.emulated(cartridges, shape) as library:
+            units = [*library, standard.url]
             run_guest(machine(cache_folder(), job, packed, result / "console.log", units, memory_mb), seconds)
         return take_result(packed, result)
 

@@ -22,6 +22,7 @@ from holdfast.config import (
     init_vault,
     open_or_init_vault,
     open_vault,
+    take_identity,
     vault_folder,
 )
 from holdfast.errors import CapacityError, UsageError, VaultError
@@ -374,3 +375,10 @@ def test_an_element_that_is_no_number_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '"HU1234ABCD" = "first"\n')
     with pytest.raises(VaultError, match="HU1234ABCD"):
         open_vault(tmp_path / "vault")
+
+
+def test_a_vault_takes_another_identity_and_keeps_its_settings(tmp_path: Path) -> None:
+    made = init_vault(tmp_path / "vault", InitOptions(record_size="1 MiB"))
+    other = uuid.uuid4()
+    taken = take_identity(made, other)
+    assert taken == replace(made, id=other) == open_vault(tmp_path / "vault")

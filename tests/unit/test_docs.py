@@ -20,7 +20,7 @@ from holdfast.catalog.files import PAGE_ROWS
 from holdfast.cli import app as cli
 from holdfast.config import InitOptions, settings_text
 from holdfast.tape import dump, fan, label, plan, prepare
-from holdfast.tape.session import evidence_fields
+from holdfast.tape.facts import evidence_fields
 from holdfast.trees import plant
 from holdfast.values import Side
 

@@ -92,6 +92,12 @@ def record_sources(connection: Connection, sources: Iterable[Source]) -> None:
             )
 
 
+def place_source(connection: Connection, known: Source) -> None:
+    """A source of which only the name was known has its host and root now."""
+    where = (source.c.uuid == known.id.bytes, source.c.host == "")
+    connection.execute(update(source).where(*where).values(host=known.host, root=known.root))
+
+
 def all_sources(connection: Connection) -> list[Source]:
     rows = connection.execute(select(source).order_by(source.c.id))
     return [Source(uuid.UUID(bytes=row.uuid), row.name, row.host, row.root) for row in rows]
@@ -437,7 +443,8 @@ def versions_at(connection: Connection, moment_ns: int | None) -> Iterator[Prese
 def versions_of_path(connection: Connection, source_name: str, path: bytes) -> list[tuple[PresentVersion, int | None]]:
     """Every version of one path, newest first, each with the time when it ended, if it did."""
     query = select_versions().where(source.c.name == source_name, *at_path(path))
-    rows = connection.execute(query.order_by(version.c.id.desc())).all()
+    # by time: a catalog that was filled from tapes got its rows in another order
+    rows = connection.execute(query.order_by(version.c.seen_ns.desc(), version.c.id.desc())).all()
     return [(present_from(row), row.ended_ns) for row in rows]
 
 

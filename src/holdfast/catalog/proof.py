@@ -2,7 +2,9 @@
 
 A row of evidence says: this tape file of this cartridge was read back at this time in this drive, and these digests
 matched or did not. A copy is *proven* when a reading from the medium after a reload found the very bytes that were
-committed there, no reading since (recorded later, or made later) found others, and its cartridge is not fenced. Law 4
+committed there, no reading since (recorded later, or made later) found others, and its cartridge is not fenced. What was read before
+the catalog was filled again from the cartridge itself is history and proves nothing: later readings, which no tape
+has carried, may have spoken against it. Law 4
 asks for two proven copies on two cartridges; `is_releasable` adds what makes them independent: different failure
 domains, and no virtual cartridge unless the vault's owner has said that those count.
 """
@@ -15,7 +17,21 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Select, Subquery, and_, case, exists, func, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    Subquery,
+    and_,
+    case,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    update,
+)
 
 from holdfast.catalog.bulk import execute_many
 from holdfast.catalog.files import IN_LIMIT, VERSION_COLUMNS, insert_new, version_from
@@ -24,6 +40,7 @@ from holdfast.catalog.schema import (
     content,
     evidence,
     member,
+    meta,
     session,
     source,
     tape_file,
@@ -146,6 +163,10 @@ def _newest_readings() -> Subquery:
     )
 
 
+REBUILT = "rebuilt "
+"""`meta` has a row of this name and a barcode, when the cartridge was taken into the catalog from itself: since when
+readings of it count, in ns since 1970."""
+
 _later = evidence.alias("later")
 
 
@@ -156,6 +177,10 @@ def _proven_copies() -> Select[Any, Any, Any]:
         _later.c.tape_file == evidence.c.tape_file,
         _later.c.matched.is_(False),
         or_(_later.c.id > evidence.c.id, _later.c.ended_ns > evidence.c.ended_ns),
+    )
+    is_history = exists().where(
+        meta.c.name == literal(REBUILT).concat(cartridge.c.barcode),
+        cast(meta.c.value, BigInteger) >= evidence.c.ended_ns,
     )
     as_committed = and_(
         tape_file.c.cartridge_id == evidence.c.cartridge_id,
@@ -172,6 +197,7 @@ def _proven_copies() -> Select[Any, Any, Any]:
             evidence.c.reloaded.is_(True),
             cartridge.c.fenced.is_(None),
             ~spoken_against,
+            ~is_history,
         )
     )
 

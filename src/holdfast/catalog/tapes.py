@@ -87,8 +87,10 @@ class TapeFile:
 def record_pair(connection: Connection, new: Pair) -> None:
     connection.execute(insert_new(pair).values(uuid=new.id.bytes, state=new.state, record_bytes=new.record_bytes))
     row = _pair_row(connection, new.id)
+    known = all_barcodes(connection)
     for item in new.cartridges:
-        _record_cartridge(connection, row, item)
+        if item.barcode not in known:
+            _take_side(connection, row, item)
 
 
 def _record_cartridge(connection: Connection, pair_row: int, item: Cartridge) -> None:
@@ -108,10 +110,14 @@ def _record_cartridge(connection: Connection, pair_row: int, item: Cartridge) ->
 
 def record_replacement(connection: Connection, new: Cartridge) -> None:
     """From now on `new` is its side of the pair; whichever was it before keeps what it holds, and no longer counts."""
-    row = _pair_row(connection, new.pair_id)
-    before = and_(cartridge.c.pair_id == row, cartridge.c.side == new.side.value, cartridge.c.barcode != new.barcode)
+    _take_side(connection, _pair_row(connection, new.pair_id), new)
+
+
+def _take_side(connection: Connection, pair_row: int, new: Cartridge) -> None:
+    place = and_(cartridge.c.pair_id == pair_row, cartridge.c.side == new.side.value)
+    before = and_(place, cartridge.c.barcode != new.barcode)
     connection.execute(update(cartridge).where(before).values(replaced=True))
-    _record_cartridge(connection, row, new)
+    _record_cartridge(connection, pair_row, new)
 
 
 def _pair_row(connection: Connection, pair_id: uuid.UUID) -> int:
@@ -150,11 +156,6 @@ def barcodes_of_pair(connection: Connection, pair_id: uuid.UUID) -> list[str]:
     query = select(cartridge.c.barcode).join(pair, pair.c.id == cartridge.c.pair_id)
     query = query.where(pair.c.uuid == pair_id.bytes).order_by(cartridge.c.side, cartridge.c.id)
     return list(connection.scalars(query))
-
-
-def is_object_known(connection: Connection, object_id: uuid.UUID) -> bool:
-    known = select(tape_object.c.id).where(tape_object.c.uuid == object_id.bytes)
-    return connection.scalar(known) is not None
 
 
 def replaced_cartridges(connection: Connection) -> list[Cartridge]:
@@ -209,7 +210,7 @@ def record_object(
             place=f"tape file {number} of pair {pair_id}",
             expected=f"version {unknown}",
             found="no such version",
-            hint="put back the newest copy of the vault's catalog folder; the files themselves can be had by rescue.py",
+            hint="put back the newest copy of the vault's catalog folder, or fill it from the tapes: holdfast rebuild",
         )
     contents = files.record_contents(connection, (item.content for item in members if item.content is not None))
     rows = [
@@ -225,6 +226,10 @@ def record_object(
         for position, item in enumerate(members)
     ]
     execute_many(connection, insert(member), rows)
+
+
+def is_object_known(connection: Connection, object_id: uuid.UUID) -> bool:
+    return connection.scalar(select(tape_object.c.id).where(tape_object.c.uuid == object_id.bytes)) is not None
 
 
 def record_tape_files(connection: Connection, barcode: str, new: Iterable[TapeFile]) -> None:
@@ -288,6 +293,11 @@ def tape_files(connection: Connection, barcode: str) -> list[TapeFile]:
 
 def members_of(connection: Connection, object_id: uuid.UUID) -> list[tuple[MemberFacts, FileVersion]]:
     """The members of an object in tape order, each with its version."""
+    return [(facts, present.version) for facts, present in seen_members_of(connection, object_id)]
+
+
+def seen_members_of(connection: Connection, object_id: uuid.UUID) -> list[tuple[MemberFacts, PresentVersion]]:
+    """The members of an object in tape order, each with its version as it was last seen."""
     query = (
         select_versions()
         .add_columns(
@@ -298,11 +308,12 @@ def members_of(connection: Connection, object_id: uuid.UUID) -> list[tuple[Membe
         .where(tape_object.c.uuid == object_id.bytes)
         .order_by(member.c.number)
     )
-    found: list[tuple[MemberFacts, FileVersion]] = []
+    found: list[tuple[MemberFacts, PresentVersion]] = []
     for row in connection.execute(query):
-        item = files.version_from(row)
-        held = item.content if row[-1] is not None else None
-        found.append((MemberFacts(item.id, held, row.header_offset, row.data_offset, row.member_void), item))
+        present = present_from(row)
+        held = present.version.content if row[-1] is not None else None
+        facts = MemberFacts(present.version.id, held, row.header_offset, row.data_offset, row.member_void)
+        found.append((facts, present))
     return found
 
 
@@ -497,6 +508,19 @@ def listed_versions(connection: Connection, pair_id: uuid.UUID) -> Iterator[Pres
         .order_by(version.c.id)
     )
     return map(present_from, connection.execute(query))
+
+
+def earlier_pair_with_session(connection: Connection, pair_id: uuid.UUID) -> uuid.UUID | None:
+    """The newest pair that was begun before this one, is not fenced and has a whole session; None if there is none."""
+    own = select(pair.c.id).where(pair.c.uuid == pair_id.bytes).scalar_subquery()
+    query = (
+        select(pair.c.uuid)
+        .where(pair.c.id < own, pair.c.state != "fenced", exists().where(session.c.pair_id == pair.c.id))
+        .order_by(pair.c.id.desc())
+        .limit(1)
+    )
+    found = connection.scalar(query)
+    return None if found is None else uuid.UUID(bytes=found)
 
 
 def ends_since(connection: Connection, moment_ns: int) -> Iterator[tuple[uuid.UUID, int]]:

@@ -23,11 +23,11 @@ from holdfast.errors import CapacityError, HoldfastError, IntegrityError, MediaE
 from holdfast.tape import checksums, layout, plan
 from holdfast.tape.contents import ContentSource
 from holdfast.tape.drive import EarlyWarning
+from holdfast.tape.facts import tape_file_of
 from holdfast.tape.fan import RecordFan
 from holdfast.tape.journal import Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
 from holdfast.tape.plan import ObjectPlan, PlannedMember
-from holdfast.tape.prepare import tape_file_of
 from holdfast.tape.writing import write_manifest
 from holdfast.values import Content, FileVersion, Kind
 

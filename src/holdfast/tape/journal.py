@@ -92,20 +92,16 @@ class CartridgeJournal:
 
     def begin(self, identity: CartridgeIdentity) -> None:
         """Say what the cartridge is going to be."""
-        self._journal.append(
-            {
-                "event": "cartridge",
-                "barcode": identity.barcode,
-                "volume_id": str(identity.volume_id),
-                "pair_id": str(identity.pair_id),
-                "side": identity.side.value,
-                "twin": identity.twin,
-                "record_bytes": identity.record_bytes,
-                "capacity_bytes": identity.capacity_bytes,
-                "created": identity.created,
-                "replaces": identity.replaces,
-            }
-        )
+        self._journal.append(_identity_entry(identity))
+
+    def write_anew(self, identity: CartridgeIdentity, tape_files: Iterable[Committed], at_ns: int) -> None:
+        """Say at once what was found on a cartridge whose journal is lost.
+
+        All of it or nothing is there after a power cut: half of it would let committed tape files be written over.
+        """
+        entries = [_identity_entry(identity), *(_committed_entry(item, at_ns) for item in tape_files)]
+        text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
+        durable.replace_file(self.path, text.encode())
 
     def committed(self, tape_files: Iterable[Committed], at_ns: int) -> None:
         """Say that these tape files lie before a synchronous file mark."""
@@ -152,6 +148,21 @@ def _next_committed(identity: CartridgeIdentity | None, before: list[Committed],
     if (item.tape_file, item.first_block) != expected:
         raise ValueError(f"tape file {expected[0]} at block {expected[1]} must come next")
     return item
+
+
+def _identity_entry(identity: CartridgeIdentity) -> dict[str, Any]:
+    return {
+        "event": "cartridge",
+        "barcode": identity.barcode,
+        "volume_id": str(identity.volume_id),
+        "pair_id": str(identity.pair_id),
+        "side": identity.side.value,
+        "twin": identity.twin,
+        "record_bytes": identity.record_bytes,
+        "capacity_bytes": identity.capacity_bytes,
+        "created": identity.created,
+        "replaces": identity.replaces,
+    }
 
 
 def _committed_entry(item: Committed, at_ns: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ tarfile writes makes it complain.
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache
@@ -113,6 +114,40 @@ def encode_global(comment: str) -> bytes:
 def object_comment(kind: str, own_id: uuid.UUID, pair_id: uuid.UUID) -> str:
     """The comment of a tape file's global header."""
     return f"holdfast {kind} {own_id} pair {pair_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class TapeFileName:
+    """What the comment of a tape file's global header says: `label`, `object` or `catalog`, whose, and of which pair.
+
+    `id` is that of the volume, the object, or the session.
+    """
+
+    kind: str
+    id: uuid.UUID
+    pair_id: uuid.UUID
+
+
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_COMMENT = re.compile(f"holdfast (label|object|catalog) ({_UUID}) pair ({_UUID})")
+
+
+def parse_comment(comment: str) -> TapeFileName | None:
+    """What the comment of a global header says; None when it is not ours."""
+    found = _COMMENT.fullmatch(comment)
+    return None if found is None else TapeFileName(found[1], uuid.UUID(found[2]), uuid.UUID(found[3]))
+
+
+def name_of(begin: bytes) -> TapeFileName | None:
+    """What tape file begins with these bytes, its first record; None when that is none of ours, or damaged."""
+    try:
+        block = decode_ustar(begin[:TAR_BLOCK_BYTES]) if len(begin) >= TAR_BLOCK_BYTES else None
+        if block is None or block.type != TYPE_GLOBAL:
+            return None
+        records = decode_pax(begin[TAR_BLOCK_BYTES : TAR_BLOCK_BYTES + min(block.size_bytes, TAR_BLOCK_BYTES)])
+    except IntegrityError:
+        return None
+    return parse_comment(records.get("comment", b"").decode("utf-8", "replace"))
 
 
 def tape_file_bytes(content_bytes: int, record_bytes: int) -> int:

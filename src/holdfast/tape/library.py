@@ -155,31 +155,35 @@ class TapeLibrary:
                 continue
             state = self.journal(path.stem).state()
             if state is not None:
-                self._adopt(state.identity)
+                self._adopt(state)
                 known |= {path.stem, state.identity.twin}
 
-    def _adopt(self, one: CartridgeIdentity) -> None:
+    def _adopt(self, state: JournalState) -> None:
+        one = state.identity
         if one.replaces:
             self._record_replacement(one)
             return
         if self.journal(one.twin).state() is None:
+            if state.committed:
+                return  # a rebuild was cut short; before a label is written both sides have a journal
             self._begin_twin(one)
         self._record_pair(one.barcode)
 
     def _record_replacement(self, made: CartridgeIdentity) -> None:
         with self.catalog.transaction() as connection:
-            tapes.record_replacement(connection, self._cartridge(made))
+            tapes.record_replacement(connection, self.cartridge_of(made))
 
     def _record_pair(self, barcode: str) -> Pair:
         one = self.identity(barcode)
         identities = sorted((one, self.identity(one.twin)), key=lambda item: item.side)
-        cartridges = (self._cartridge(identities[0]), self._cartridge(identities[1]))
+        cartridges = (self.cartridge_of(identities[0]), self.cartridge_of(identities[1]))
         pair = Pair(one.pair_id, "open", one.record_bytes, cartridges)
         with self.catalog.transaction() as connection:
             tapes.record_pair(connection, pair)
         return pair
 
-    def _cartridge(self, identity: CartridgeIdentity) -> Cartridge:
+    def cartridge_of(self, identity: CartridgeIdentity) -> Cartridge:
+        """The catalog's form of a cartridge of this library."""
         domain = str(self.settings.library_folder) if self.changer.is_virtual else f"cartridge {identity.barcode}"
         return Cartridge(
             barcode=identity.barcode,
@@ -199,7 +203,7 @@ class TapeLibrary:
                 "a cartridge has no journal",
                 place=barcode,
                 expected=str(self.journal(barcode).path),
-                hint="restore the vault's journals folder from a backup",
+                hint=f"restore the vault's journals folder from a backup, or read the tape: holdfast rebuild {barcode}",
             )
         return state
 

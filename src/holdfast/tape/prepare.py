@@ -4,11 +4,12 @@ The order of authority: what the tape says when it is read beats the journal, th
 
     1. a side whose journal has no commit gets its label, if it is blank or holds only our own unfinished label
     2. each label is read and must be the one promised; the last committed tape file is read and must be whole
-    3. a side that lacks tape files which the other has committed gets them from its twin, record by record
-    4. what the journals know and the catalog does not is read from tape and told to the catalog
+    3. sessions that stand behind the last commit of either side are taken over (see `beyond`)
+    4. a side that lacks tape files which the other has committed gets them from its twin, record by record
+    5. what the journals know and the catalog does not is read from tape and told to the catalog
 
 Anything that does not agree fences the cartridge: it is never written again, and another one takes its side of the
-pair (`pairs`). A side that was left behind in the middle of a session, as its medium failed, is caught up by step 3;
+pair (`pairs`). A side that was left behind in the middle of a session, as its medium failed, is caught up by step 4;
 if it fails there again, it is fenced.
 """
 
@@ -22,18 +23,20 @@ from importlib import resources
 
 from blake3 import blake3
 
-from holdfast.catalog import Cartridge, MemberFacts, TapeFile, files, tapes
+from holdfast.catalog import Cartridge, MemberFacts, files, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape import label as labels
 from holdfast.tape import layout
+from holdfast.tape.beyond import adopt_beyond
 from holdfast.tape.drive import EndOfData, Position, TapeDrive
+from holdfast.tape.facts import member_facts, tape_file_of
 from holdfast.tape.fan import RecordFan, WrittenFile
 from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
 from holdfast.tape.reader import ReadMember
 from holdfast.tape.scan import RecordBuffer, read_label_volume, read_tape_file
 from holdfast.tape.writing import TrailerDrive, write_small_tar
-from holdfast.values import Content, show_path
+from holdfast.values import show_path
 
 LEDGER_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -47,6 +50,9 @@ def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
         if not library.state(cartridge.barcode).committed:
             _write_label(library, cartridge, drive, buffer)
         _check_side(library, cartridge, drive, buffer)
+    if adopt_beyond(library, mounted, buffer):
+        for cartridge, drive in mounted.sides:
+            _check_side(library, cartridge, drive, buffer)
     _level(library, mounted, buffer)
     for cartridge, drive in mounted.sides:
         adopt_committed(library, cartridge, drive, buffer)
@@ -78,7 +84,7 @@ def _check_journal(library: TapeLibrary, cartridge: Cartridge) -> None:
                 place=str(library.journal(cartridge.barcode).path),
                 expected=f"tape file {item.number}, {item.kind}, BLAKE3 {item.blake3.hex()}",
                 found="no such line" if found is None else f"{found.kind}, BLAKE3 {found.blake3.hex()}",
-                hint="put back the newest copy of the journals folder; an older one must not be written on by",
+                hint="put back the newest copy of the journals folder, or complete it from the tapes: holdfast rebuild",
             )
 
 
@@ -248,7 +254,7 @@ def _digest_at(drive: TapeDrive, committed: Committed, buffer: RecordBuffer) -> 
         return None
 
 
-# -- 3. both sides level
+# -- 4. both sides level
 
 
 def _level(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> None:
@@ -296,7 +302,7 @@ def _records(source: TapeDrive, item: Committed, buffer: RecordBuffer) -> Iterat
         raise IntegrityError(error.message, place=error.place, found=error.found) from error
 
 
-# -- 4. what only the journal knows
+# -- 5. what only the journal knows
 
 
 def adopt_committed(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:
@@ -333,12 +339,6 @@ def _unreadable(cartridge: Cartridge, item: Committed, error: Exception) -> Medi
     )
 
 
-def tape_file_of(item: Committed) -> TapeFile:
-    """The catalog's form of a journal's commit."""
-    object_id = item.id if item.kind == "object" else None
-    return TapeFile(item.tape_file, item.kind, object_id, item.first_block, item.size_bytes, item.blake3)
-
-
 def _read_members(cartridge: Cartridge, drive: TapeDrive, item: Committed, buffer: RecordBuffer) -> list[MemberFacts]:
     found: list[ReadMember] = []
     drive.locate(item.begin)
@@ -351,21 +351,4 @@ def _read_members(cartridge: Cartridge, drive: TapeDrive, item: Committed, buffe
             found=f"BLAKE3 {reader.blake3().hex()}",
             hint="holdfast verify",
         )
-    return _facts_of(found, reader.manifest_digests())
-
-
-def _facts_of(found: list[ReadMember], listed: dict[bytes, bytes]) -> list[MemberFacts]:
-    """What the catalog is told of members that were read: as the dump would have told it."""
-    by_name: dict[bytes, MemberFacts] = {}
-    for member in found:
-        header = member.header
-        if header.version_id is None:
-            continue
-        content, data_offset = None, member.data_offset
-        if header.type == layout.TYPE_HARD_LINK and header.link_name in by_name:
-            content, data_offset = by_name[header.link_name].content, by_name[header.link_name].data_offset
-        elif member.sha256 is not None and header.name in listed:
-            content = Content(member.sha256, header.size_bytes)
-        void = content is None and header.type in (layout.TYPE_FILE, layout.TYPE_HARD_LINK)
-        by_name[header.name] = MemberFacts(header.version_id, content, member.header_offset, data_offset, void)
-    return list(by_name.values())
+    return member_facts(found, reader.manifest_digests())

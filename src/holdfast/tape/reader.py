@@ -39,7 +39,8 @@ class TarReader:
     """Push parser of one tape file: `feed` the records in order, then `finish`.
 
     `on_member` is told of each whole member; `on_data`, when given, is handed the data of members as it passes.
-    `comment` is that of the global header. `problem` says what stopped the parsing, if anything did.
+    `comment` is that of the global header. `problem` says what stopped the parsing, if anything did; `is_cut_short`
+    that it was the end of the tape file, before that of the tar.
     """
 
     def __init__(self, on_member: Callable[[ReadMember], None], on_data: MemberSink | None = None) -> None:
@@ -63,6 +64,7 @@ class TarReader:
         self._collected = bytearray()
         self._offset = 0  # of the next byte to parse
         self.ended = False
+        self.is_cut_short = False
 
     def feed(self, data: memoryview) -> None:
         """The next bytes of the tape file."""
@@ -80,6 +82,7 @@ class TarReader:
     def finish(self) -> None:
         """The tape file ended. Sets `problem` if it ended too early."""
         if self.problem is None and not self.ended:
+            self.is_cut_short = True
             self.problem = IntegrityError("the tape file ends before its tar archive", place=f"byte {self._offset}")
 
     def manifest_digests(self) -> dict[bytes, bytes]:

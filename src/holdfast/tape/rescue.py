@@ -187,7 +187,7 @@ class TapeDrive:
                 if self._at_end_of_data():  # what was read is no record: some drives give whatever they had before
                     return
             except OSError as error:
-                if self._at_end_of_data():
+                if self._at_end_of_data() or self._nothing_follows():
                     return
                 complain(f"record {self._position} of the tape cannot be read: {error.strerror}")
                 if not self._pass_bad_record(complain):
@@ -209,6 +209,16 @@ class TapeDrive:
         except OSError:
             return False
         return bool(struct.unpack(MTGET, answer)[3] & (GMT_EOT | GMT_EOD))
+
+    def _nothing_follows(self) -> bool:
+        """On a blank tape, or behind a record, the driver tells the end of the data only of a spacing that failed."""
+        try:
+            if self._tell() != self._position:
+                return False
+            self._operate(MTFSR, 1)
+        except OSError:
+            return self._at_end_of_data()
+        return False
 
     def _pass_bad_record(self, complain: Complain) -> bool:
         """Whether the tape stands behind the bad record now, and reading may go on."""

@@ -7,7 +7,7 @@
     {"is":"object", id, tape_file, first_block, size, blake3}          every object on this cartridge; the block is
                                                                        that of one side: labels may differ in length
     {"is":"version", ..., "tape":[object, tape file, header, data]}    every member; without "tape": only named here
-    {"is":"end", version, ended_ns}                                    versions found gone since the label was made
+    {"is":"end", version, ended_ns}                                    versions found gone since the pair before was begun
     {"is":"evidence", ...}                                             readings that no catalog has carried before
     {"is":"last", lines}                                               so many lines stood before this one
 
@@ -27,7 +27,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
 from sqlalchemy import Connection
 
 from holdfast import durable, jsonform
@@ -36,15 +35,13 @@ from holdfast.catalog.tapes import TapeFile
 from holdfast.errors import MediaError
 from holdfast.tape import layout
 from holdfast.tape.dump import commit_journals
+from holdfast.tape.facts import CATALOG_FORMAT, CATALOG_NAME, evidence_fields, tape_file_of
 from holdfast.tape.fan import RecordFan, WrittenFile
 from holdfast.tape.journal import Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
-from holdfast.tape.prepare import tape_file_of
 from holdfast.tape.writing import TrailerDrive, write_file_tar
 from holdfast.values import VersionEnd
 
-CATALOG_NAME = b"CATALOG.jsonl.gz"
-CATALOG_FORMAT = 1
 COPIES = 2
 
 
@@ -138,11 +135,21 @@ def _lines(
         yield encode(jsonform.version_line(present.version, present.sighting))
     for present in files.versions_by_row(connection, listed):
         yield encode(jsonform.version_line(present.version, present.sighting))
-    created = min(library.identity(barcode).created for barcode in tapes.barcodes_of_pair(connection, pair.id))
-    for version_id, ended_ns in tapes.ends_since(connection, _nanoseconds(created)):
+    for version_id, ended_ns in tapes.ends_since(connection, _ends_told_elsewhere_ns(library, connection, pair)):
         yield encode(jsonform.end_line(VersionEnd(version_id, ended_ns)))
     for item in evidence:
         yield encode({"is": "evidence"} | evidence_fields(item))
+
+
+def _ends_told_elsewhere_ns(library: TapeLibrary, connection: Connection, pair: Pair) -> int:
+    """Ends before this moment are in the catalogs of earlier pairs.
+
+    That is when the pair before this one was begun, not this one: what a run finds gone is known before it takes a
+    new pair, and the pair before it may be full by then.
+    """
+    earlier = tapes.earlier_pair_with_session(connection, pair.id)
+    barcodes = [] if earlier is None else tapes.barcodes_of_pair(connection, earlier)
+    return min((_nanoseconds(library.identity(barcode).created) for barcode in barcodes), default=0)
 
 
 def _nanoseconds(moment: str) -> int:
@@ -162,27 +169,11 @@ def _object_lines(connection: Connection, item: TapeFile) -> Iterator[bytes]:
             "blake3": item.blake3.hex(),
         }
     )
-    for facts, version in tapes.members_of(connection, item.object_id):
-        line = jsonform.version_line(version)
+    for facts, present in tapes.seen_members_of(connection, item.object_id):
+        line = jsonform.version_line(present.version, present.sighting)
         line.tape = (name, item.number, facts.header_offset, facts.data_offset)
         line.void = facts.void
         yield jsonform.encode_line(line)
-
-
-def evidence_fields(item: Evidence) -> dict[str, Any]:
-    """A reading as JSON: in the evidence journal, on tape, and in reports."""
-    fields = msgspec.to_builtins(item)
-    fields |= {"id": str(item.id), "object_id": None if item.object_id is None else str(item.object_id)}
-    return fields | {"expected": item.expected.hex(), "found": item.found.hex()}
-
-
-def evidence_of(fields: dict[str, Any]) -> Evidence:
-    """The reading of such JSON. Raises KeyError, TypeError or ValueError when it is none."""
-    known = {name: fields[name] for name in Evidence.__slots__}
-    known |= {"id": uuid.UUID(fields["id"]), "expected": bytes.fromhex(fields["expected"])}
-    known |= {"found": bytes.fromhex(fields["found"])}
-    known["object_id"] = None if fields["object_id"] is None else uuid.UUID(fields["object_id"])
-    return Evidence(**known)
 
 
 def _write_catalogs(

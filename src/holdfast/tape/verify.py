@@ -18,10 +18,10 @@ from holdfast.catalog import Cartridge, Evidence, Pair, TapeFile, proof, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape import layout
 from holdfast.tape.drive import EndOfData, Position, TapeDrive
+from holdfast.tape.facts import evidence_fields, evidence_of
 from holdfast.tape.library import TapeLibrary
 from holdfast.tape.reader import ReadMember, TarReader, compare_with_manifest
 from holdfast.tape.scan import RecordBuffer, read_tape_file
-from holdfast.tape.session import evidence_fields, evidence_of
 from holdfast.values import show_path
 
 MAX_PROBLEMS = 20
@@ -61,7 +61,7 @@ def verify_pair(library: TapeLibrary, pair: Pair, *, everything: bool, progress:
         threads = [
             threading.Thread(
                 target=_verify_side,
-                args=(library, item, drive, numbers, readings, progress, stop),
+                args=(library, item, drive, pair.record_bytes, numbers, readings, progress, stop),
                 name=f"verify-{item.side}",
             )
             for item, drive in mounted.sides
@@ -145,9 +145,14 @@ def record_readings(library: TapeLibrary, readings: list[Evidence]) -> None:
 
 
 def adopt_evidence(library: TapeLibrary) -> None:
-    """Readings that only the journal knows, as a run was killed in between, are told to the catalog."""
+    """Readings that only the journal knows, as a run was killed in between, are told to the catalog.
+
+    Those of cartridges that the catalog does not know wait until a rebuild has told it of them.
+    """
+    known = {item.barcode for pair in library.pairs() for item in pair.cartridges}
+    readings = (evidence_of(entry) for entry in library.evidence_journal.entries())
     with library.catalog.transaction() as connection:
-        proof.record_evidence(connection, (evidence_of(entry) for entry in library.evidence_journal.entries()))
+        proof.record_evidence(connection, (item for item in readings if item.barcode in known))
 
 
 def _count(result: VerifyResult, reading: _Reading) -> None:
@@ -164,13 +169,14 @@ def _verify_side(
     library: TapeLibrary,
     cartridge: Cartridge,
     drive: TapeDrive,
+    record_bytes: int,
     wanted: list[TapeFile],
     readings: queue.SimpleQueue[_Reading | BaseException | None],
     progress: Callable[[int], None],
     stop: threading.Event,
 ) -> None:
     try:
-        buffer = RecordBuffer(library.identity(cartridge.barcode).record_bytes)
+        buffer = RecordBuffer(record_bytes)
         for item in wanted:
             readings.put(_read(library, cartridge, drive, item, buffer, _stoppable(progress, stop)))
     except _Stopped:

@@ -59,6 +59,8 @@ def find_scopes(catalog: Catalog, paths: tuple[Path, ...], source_name: str | No
     scopes = _without_overlap(scopes)
     with catalog.transaction() as connection:
         files.record_sources(connection, [scope.source for scope in scopes])
+        for scope in scopes:
+            files.place_source(connection, scope.source)
     return scopes
 
 
@@ -85,10 +87,16 @@ def _real_path(path: Path) -> bytes:
 
 def _named_source(name: str, paths: tuple[Path, ...], known: list[Source]) -> Source:
     found = next((source for source in known if source.name == name), None)
-    if found is not None:
+    if found is not None and found.host:
         return found
     root = os.path.commonpath([_real_path(path) for path in paths])
-    return Source(uuid.uuid4(), name, socket.gethostname(), root if os.path.isdir(root) else os.path.dirname(root))
+    root = root if os.path.isdir(root) else os.path.dirname(root)
+    return Source(_known_id(name, known) or uuid.uuid4(), name, socket.gethostname(), root)
+
+
+def _known_id(name: str, known: list[Source]) -> uuid.UUID | None:
+    """The id of a source of which only the name is known: tapes without a whole catalog do not say where it lies."""
+    return next((source.id for source in known if source.name == name and not source.host), None)
 
 
 def _scope(path: bytes, known: list[Source], *, is_named: bool) -> Scope:
@@ -100,7 +108,10 @@ def _scope(path: bytes, known: list[Source], *, is_named: bool) -> Scope:
         if is_named:
             raise _not_inside(path, known[0])
         root = path if os.path.isdir(path) else os.path.dirname(path)
-        source = Source(uuid.uuid4(), _free_name(root, known), host, root)
+        base = _base_name(root)
+        own_id = _known_id(base, known)
+        name = base if own_id is not None else _free_name(base, known)
+        source = Source(own_id or uuid.uuid4(), name, host, root)
     return Scope(source, b"" if path == source.root else os.path.relpath(path, source.root))
 
 
@@ -117,10 +128,14 @@ def _is_inside(path: bytes, root: bytes) -> bool:
     return path == root or path.startswith(root.rstrip(b"/") + b"/")
 
 
-def _free_name(root: bytes, known: list[Source]) -> str:
-    """A name for a new source: its folder's, numbered if that is taken."""
+def _base_name(root: bytes) -> str:
+    """What a new source is called after its folder."""
     base = show_path(os.path.basename(root)).lstrip("-").strip()[:80].strip() or "root"
-    base = f"source-{base}" if base in NAMES_ON_TAPE else base
+    return f"source-{base}" if base in NAMES_ON_TAPE else base
+
+
+def _free_name(base: str, known: list[Source]) -> str:
+    """A name for a new source, numbered if it is taken."""
     taken = {source.name for source in known}
     names = (base if number == 1 else f"{base}-{number}" for number in range(1, len(taken) + 2))
     return next(name for name in names if name not in taken)

@@ -87,4 +87,5 @@ def library() -> RealLibrary:
     for node in nodes:
         # the emulated drive says that records have 4 bytes at least, and takes smaller ones
         subprocess.run(["mt", "-f", str(node), "stsetoptions", "no-blklimits"], check=True, timeout=60)
-    return RealLibrary(Path("/dev") / robot.name, {serial_number(node) or "": node for node in nodes})
+    drives = {serial: node for node in nodes if (serial := serial_number(node) or "").startswith("HFDRV")}
+    return RealLibrary(Path("/dev") / robot.name, drives)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,3 +119,28 @@ def test_rescue_reads_the_drive_without_holdfast(
     done = subprocess.run(command, check=False, capture_output=True, timeout=200)
     assert done.returncode == 0, done
     assert differences(night, tmp_path / "out" / "night") == []
+
+
+def journal_lines(vault: Path) -> int:
+    return sum(len(path.read_bytes().splitlines()) for path in (vault / "journals").glob("HF*.jsonl"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("lines", [3, 5, 8])
+def test_law_6_resume_is_running_again_on_a_real_library(vault: Path, night: Path, tmp_path: Path, lines: int) -> None:
+    """Killed while it writes: `st` then writes a mark of its own where the tape stands, behind the last commit."""
+    child = os.fork()
+    if child == 0:
+        archive(vault, ArchiveRequest(paths=(night,)))
+        os._exit(0)
+    while journal_lines(vault) < lines and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.005)  # journals announce nothing
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    report = archive(vault, ArchiveRequest(paths=(night,)))
+    assert report.exit_code() == 0, report
+    barcodes = tuple(sorted(path.stem for path in (vault / "journals").glob("HF*.jsonl")))
+    assert len(barcodes) == 2
+    assert journey.verify(vault, barcodes, everything=True).exit_code() == 0
+    assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).errors == []
+    assert differences(night, tmp_path / "back" / "night") == []

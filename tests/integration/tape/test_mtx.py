@@ -65,7 +65,9 @@ def test_the_library_tells_its_drives_apart(library: RealLibrary) -> None:
 
 
 def test_the_drives_of_this_host_are_found(library: RealLibrary) -> None:
-    assert find_drives() == library.drives
+    found = find_drives()
+    assert {serial: found[serial] for serial in library.drives} == library.drives
+    assert len(found) == len(library.drives) + 1  # one is in no library
 
 
 def test_a_wrong_mapping_ends_in_an_error_not_in_a_wrong_tape(library: RealLibrary, options: LibraryOptions) -> None:

@@ -188,3 +188,10 @@ def test_law_1_what_is_said_is_synced(journal: CartridgeJournal, monkeypatch: py
     monkeypatch.setattr(os, "fdatasync", fdatasync)
     journal.committed(tape_files(2), 5)
     assert synced[-1:] == [journal.path.stat().st_size]
+
+
+def test_a_journal_that_is_written_anew_is_all_there_or_not_at_all(journal: CartridgeJournal) -> None:
+    journal.write_anew(IDENTITY, tape_files(3), 7)
+    assert reread(journal) == JournalState(IDENTITY, tuple(tape_files(3)), None)
+    journal.committed(tape_files(4)[3:], 8)
+    assert reread(journal) == JournalState(IDENTITY, tuple(tape_files(4)), None)

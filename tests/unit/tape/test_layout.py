@@ -396,3 +396,29 @@ def test_a_version_becomes_a_header_of_its_kind() -> None:
     assert (as_symbolic.type, as_symbolic.size_bytes, as_symbolic.link_name) == (b"2", 0, b"../x")
     root = layout.header_of(version(Kind.FOLDER, path=b""))
     assert root.name == b"src/"
+
+
+# -- what a tape file says of itself at its begin
+
+
+def test_the_begin_of_a_tape_file_names_it() -> None:
+    own_id, pair_id = uuid.uuid4(), uuid.uuid4()
+    for kind in ("label", "object", "catalog"):
+        begin = layout.encode_global(layout.object_comment(kind, own_id, pair_id))
+        assert layout.name_of(begin + b"x" * 512) == layout.TapeFileName(kind, own_id, pair_id)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"",
+        b"\0" * 1024,
+        b"\xff" * 1024,
+        layout.encode_global("somebody else's comment"),
+        layout.encode_global("holdfast object x pair y"),
+        layout.encode_member(MemberHeader(name=b"a", type=layout.TYPE_FILE)),
+        layout.encode_global(layout.object_comment("object", uuid.UUID(int=1), uuid.UUID(int=2)))[:600],
+    ],
+)
+def test_what_is_not_ours_has_no_name(begin: bytes) -> None:
+    assert layout.name_of(begin) is None

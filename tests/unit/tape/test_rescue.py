@@ -569,8 +569,8 @@ def test_somebody_who_is_not_root_extracts_closed_folders_again_and_again() -> N
 class FakeSt:
     """/dev/nst0: `blocks` are records (bytes), marks (None) and bad spots (an OSError, raised when they are read).
 
-    At the end of data a read gives nothing, or fails, or (`at_end`) gives what an emulated drive gives; the last two
-    times the status says what it is.
+    At the end of data a read gives nothing, or (`at_end`) what an emulated drive gives, and the status tells what it is;
+    or it fails, and the status tells it only after a spacing that failed, too.
     """
 
     def __init__(
@@ -589,7 +589,7 @@ class FakeSt:
 
     def read(self, limit: int) -> bytes:
         if self.position >= len(self.blocks):
-            self.told_end = self.at_end is not None
+            self.told_end = isinstance(self.at_end, bytes)
             if isinstance(self.at_end, OSError):
                 raise self.at_end
             return self.at_end or b""
@@ -614,6 +614,9 @@ class FakeSt:
         elif operation == 20:
             self.block_size = count
         elif operation == 3:
+            if self.position >= len(self.blocks):
+                self.told_end = True
+                raise OSError(errno.EIO, "Input/output error")
             self.position += count
         elif operation == 1:
             while self.position < len(self.blocks) and self.blocks[self.position] is not None:

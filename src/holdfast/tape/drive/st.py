@@ -8,7 +8,8 @@ tell nothing. After a failure the place is unknown, and nothing is written until
   Without root they are believed only after one of them agreed with what was counted here. Otherwise the way is
   rewind, space over file marks, read records. The block in the position is then taken on trust.
 - **End of data** is what `st` says it is: after every read its status is asked for (MTIOCGET, which sends nothing to
-  the drive). Two file marks in a row and the end of data both read as two zeros; only the status tells them apart. An
+  the drive). Two file marks in a row and the end of data both read as two zeros; only the status tells them apart. Not
+  behind a file mark, a read there fails like that of a bad record, and only the attempt to space over one tells. An
   emulated drive (tgt 1.0) gives stale bytes as a record at the end of data, and the status is right there, too. A drive
   that was set to report early warning on reads (REW in mode page 10h, off by default) would be taken to end there.
 - **Marks**: synchronous MTWEOF, else MTWEOFI, which some drives refuse; then MTWEOF.
@@ -377,11 +378,21 @@ class StDrive:
             raise EndOfData(self.barcode)
 
     def _no_read(self, error: OSError) -> EndOfData | MediaError:
-        """What a failed read means: the end of data, told once more, or a failure."""
-        if error.errno != errno.EIO or not self._at_end_quietly():
+        """What a failed read means: the end of data, or a failure."""
+        if error.errno != errno.EIO or not (self._at_end_quietly() or self._nothing_follows()):
             return self._fail("read a record", error)
         self._met_end = True
         return EndOfData(self.barcode)
+
+    def _nothing_follows(self) -> bool:
+        """Whether there is no record to space over, either. `st` tells the end of data after a read only if a file mark
+        is before it; on a blank tape, or behind a record, it tells it only of a spacing that failed.
+        """
+        try:
+            self._opened().operate(Operation.SPACE_RECORDS, 1)
+        except OSError:
+            return self._at_end_quietly()
+        return False
 
     def _at_end_quietly(self) -> bool:
         try:

@@ -130,8 +130,7 @@ class FakeNode:
         if self.after_mark:
             self.end = 3
             return 0
-        self.end = 5
-        raise fail(errno.EIO)
+        raise fail(errno.EIO)  # and the status does not tell why
 
     def write(self, data: memoryview) -> int:
         self._call("WRITE", len(data))
@@ -218,8 +217,12 @@ class FakeNode:
         self._moved(at)
 
     def _space_records(self, count: int) -> None:
-        assert count == 0
+        assert count in (0, 1)
         self.end, self.early, self.owes_mark, self.stuck = 0, "", False, False
+        if count and self.at >= len(self.tape.items):
+            self.end = 5
+            raise fail(errno.EIO)
+        self.at += count
 
     def _write_marks(self, count: int) -> None:
         if self.tape.is_write_protected:
