@@ -253,9 +253,6 @@ def test_after_a_side_was_replaced_a_restore_that_fails_says_so(get_tape_scene: 
 
 
 @pytest.mark.crash
-@pytest.mark.xfail(
-    reason="the side that is behind is levelled from its twin only: where that fails, each run ends there"
-)
 @pytest.mark.parametrize(
     "fault",
     [
