@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.catalog import Pair, files, proof, tapes
-from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded, SourceError
+from holdfast.errors import EXIT_DATA_AT_RISK, CapacityError, HoldfastError, MediaError, OperatorNeeded, SourceError
 from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch
 from holdfast.tape.contents import StoredContents
 from holdfast.tape.dump import DumpResult
@@ -67,7 +67,7 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
                 break
         report.errors += restless
         _verify_new(library, report, watch)
-        if _fence_unreadable(library, report):
+        if _fence_unreadable(library, report, watch):
             _dump(vault, library, report, watch)
             _verify_new(library, report, watch)
         _conclude(vault, scopes, report)
@@ -199,13 +199,21 @@ def _report_void(result: DumpResult, report: ArchiveReport) -> list[HoldfastErro
     return restless
 
 
-def _verify_new(library: TapeLibrary, report: VerifyReport, watch: Watch) -> None:
+def _verify_new(library: TapeLibrary, report: VerifyReport, watch: Watch, *, swapped: bool = True) -> None:
     pairs = [pair for pair in library.pairs() if wants_verifying(library, pair)]
-    _verify(library, pairs, report, watch, everything=False)
+    _verify(library, pairs, report, watch, everything=False, swapped=swapped)
 
 
-def _fence_unreadable(library: TapeLibrary, report: ArchiveReport) -> bool:
-    """Fence sides that were read back with other bytes than their proven twins; whether there were any."""
+def _fence_unreadable(library: TapeLibrary, report: ArchiveReport, watch: Watch) -> bool:
+    """Fence sides that were read back with other bytes than their proven twins, in both drives; whether there were any.
+
+    What the second reading finds good is proven: then the first drive was at fault.
+    """
+    if not any(wants_verifying(library, pair) for pair in library.pairs()):
+        return False
+    report.warnings += [error for error in report.errors if error.exit_code == EXIT_DATA_AT_RISK]
+    report.errors = [error for error in report.errors if error not in report.warnings]
+    _verify_new(library, report, watch, swapped=False)
     fenced = [error for pair in library.pairs() if (error := fence_unreadable(library, pair)) is not None]
     barcodes = tuple(f"{error.place} ".split()[0] for error in fenced)
     mended = [error for error in report.errors if (error.place or "").startswith(barcodes)] if barcodes else []
@@ -214,11 +222,19 @@ def _fence_unreadable(library: TapeLibrary, report: ArchiveReport) -> bool:
     return bool(fenced)
 
 
-def _verify(library: TapeLibrary, pairs: list[Pair], report: VerifyReport, watch: Watch, *, everything: bool) -> None:
+def _verify(
+    library: TapeLibrary,
+    pairs: list[Pair],
+    report: VerifyReport,
+    watch: Watch,
+    *,
+    everything: bool,
+    swapped: bool = True,
+) -> None:
     """Read both cartridges of each pair at once, in swapped drives, and unload them."""
     with watch.stage("verify", _bytes_to_read(library, pairs, everything=everything)) as stage:
         for pair in pairs:
-            result = verify_pair(library, pair, everything=everything, progress=stage.advance)
+            result = verify_pair(library, pair, everything=everything, progress=stage.advance, swapped=swapped)
             report.cartridges += _barcodes(pair)
             report.tape_files += result.tape_files
             report.members += result.members

@@ -44,10 +44,13 @@ class _Reading:
     problems: list[HoldfastError]
 
 
-def verify_pair(library: TapeLibrary, pair: Pair, *, everything: bool, progress: Callable[[int], None]) -> VerifyResult:
+def verify_pair(
+    library: TapeLibrary, pair: Pair, *, everything: bool, progress: Callable[[int], None], swapped: bool = True
+) -> VerifyResult:
     """Read label, catalogs and the objects that are not proven yet (or `everything`) of both cartridges at once.
 
-    Evidence of every reading is stored when this returns. Nothing is raised for damage: it is in the result, and so
+    `swapped`: each cartridge goes into the drive that did not write it. Evidence of every reading is stored when this
+    returns. Nothing is raised for damage: it is in the result, and so
     is a cartridge that cannot be mounted; its twin is read all the same.
     """
     result = VerifyResult()
@@ -55,7 +58,7 @@ def verify_pair(library: TapeLibrary, pair: Pair, *, everything: bool, progress:
     def not_mounted(_: Cartridge, error: HoldfastError) -> None:
         result.problems.append(error)
 
-    with library.mounted_sides(pair, not_mounted, swapped=True) as mounted:
+    with library.mounted_sides(pair, not_mounted, swapped=swapped) as mounted:
         readings: queue.SimpleQueue[_Reading | BaseException | None] = queue.SimpleQueue()
         stop = threading.Event()
         threads = [
