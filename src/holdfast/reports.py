@@ -127,10 +127,16 @@ class Report:
 
 @dataclass(slots=True)
 class VerifyReport(Report):
-    """What was read back, and from which cartridges."""
+    """What was read back, and from which cartridges: `tape_files` of the `committed_tape_files` that they hold.
+
+    `sample` and `seed`: the share that was asked for, and what reads the same again; None when it was not a sample.
+    """
 
     cartridges: list[str] = field(default_factory=list[str])
     tape_files: int = 0
+    committed_tape_files: int = 0
+    sample: str | None = None
+    seed: int | None = None
     members: int = 0
     read_bytes: int = 0
 
