@@ -1,0 +1,13 @@
+"""The way back: find the versions, and plant them below one folder.
+
+`request` says what is wanted; `ways` which versions are meant and where the bytes of each come from, which all who
+follow ask; `order` in which order tapes are read, and how long that takes (pure). `planting` does it (`restore`),
+`planning` tells it and does nothing (`plan`), `single` writes one file to a stream (`cat`).
+"""
+
+from holdfast.restoring.planning import plan
+from holdfast.restoring.planting import restore
+from holdfast.restoring.request import RestoreRequest
+from holdfast.restoring.single import cat
+
+__all__ = ["RestoreRequest", "cat", "plan", "restore"]
