@@ -213,6 +213,16 @@ class RestorePlan(Report):
     estimated_s: float = 0.0
 
 
+@dataclass(slots=True)
+class ScriptReport(Report):
+    """What a restore script brings back, from which cartridges; its errors name what is on no tape."""
+
+    files: int = 0
+    folders: int = 0
+    links: int = 0
+    cartridges: list[str] = field(default_factory=list[str])
+
+
 def as_document(value: Any) -> Any:
     """A report as JSON can hold it: errors as their facts."""
     if isinstance(value, HoldfastError):

@@ -9,15 +9,16 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import AsOfOption, FromOption, JsonOption, VaultOption
-from holdfast.cli.show import console, print_json, show_seconds, watch
+from holdfast.cli.show import console, print_error, print_json, show_seconds, watch
 from holdfast.config import vault_folder
 from holdfast.errors import UsageError
 from holdfast.naming import parse_time
-from holdfast.reports import RestorePlan, RestoreReport, as_document
+from holdfast.reports import RestorePlan, RestoreReport, ScriptReport, as_document
 from holdfast.restoring import RestoreRequest
 from holdfast.restoring import cat as run_cat
 from holdfast.restoring import plan as run_plan
 from holdfast.restoring import restore as run_restore
+from holdfast.restoring import write_script as run_script
 from holdfast.restoring.order import ranges
 from holdfast.values import show_bytes
 
@@ -36,6 +37,9 @@ def restore(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say which tapes are needed, in which order, and for how long.")
     ] = False,
+    script: Annotated[
+        bool, typer.Option("--script", help="Print a shell script that does it with mt, tar and sha256sum.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Put files back as they were.
@@ -53,6 +57,9 @@ def restore(
         origin=check_origin(origin),
         overwrite=overwrite,
     )
+    if script:
+        _check_script(origin, dry_run=dry_run, as_json=as_json)
+        return _print_script(run_script(vault_folder(vault), request, sys.stdout))
     if dry_run:
         return _tell(run_plan(vault_folder(vault), request), as_json=as_json)
     report = run_restore(vault_folder(vault), request, watch(as_json=as_json))
@@ -60,6 +67,21 @@ def restore(
         print_json(as_document(report) | {"exit_code": report.exit_code()})
     else:
         _show(report, to)
+    return report.exit_code()
+
+
+def _check_script(origin: str, *, dry_run: bool, as_json: bool) -> None:
+    if dry_run or as_json:
+        raise UsageError("a script is all that --script prints", expected="--script without --dry-run and --json")
+    if origin == "store":
+        raise UsageError("a script reads tapes", expected="--script without --from store")
+
+
+def _print_script(report: ScriptReport) -> int:
+    """The script is printed; what it lacks is told beside it."""
+    sys.stdout.flush()
+    for error in report.errors:
+        print_error(error, as_json=False)
     return report.exit_code()
 
 
