@@ -4,8 +4,8 @@
     recall     the others from tape, pair by pair in tape order; a bad copy gives way to its twin, file by file
     finish     hard links, then the modes and times of folders
 
-Nothing is believed before its SHA-256 was compared. What is there already and the same is left alone, so running
-again is resuming.
+Nothing is believed before its SHA-256 was compared. What is there already and the same is left alone, and what a
+killed run had written whole is taken over, so running again is resuming.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class _Restorer:
     def _plant_file(self, present: PresentVersion) -> None:
         version = present.version
         self._report.files += 1
-        if self._planter.is_planted(version):
+        if self._planter.is_planted(version) or self._planter.take_over(version):
             self._report.already_there += 1
             self._stage.advance(version.size_bytes)
             return
