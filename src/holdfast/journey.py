@@ -22,6 +22,7 @@ from holdfast.tape.dump import DumpResult
 from holdfast.tape.library import TapeLibrary
 from holdfast.tape.pairs import PairsToWrite, dump_session, smallest_room
 from holdfast.tape.plan import fits_blank
+from holdfast.tape.sample import Sample
 from holdfast.tape.verify import adopt_evidence, fence_unreadable, verify_pair, wanted_files, wants_verifying
 from holdfast.trees.keep import Recorder, TreeKeeper
 from holdfast.trees.noting import InPlaceContents, NotingRecorder
@@ -74,15 +75,26 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
     return report
 
 
-def verify(folder: Path, barcodes: tuple[str, ...], *, everything: bool, watch: Watch | None = None) -> VerifyReport:
+def verify(
+    folder: Path,
+    barcodes: tuple[str, ...],
+    *,
+    everything: bool,
+    sample: Sample | None = None,
+    watch: Watch | None = None,
+) -> VerifyReport:
     """Read cartridges back, both of a pair at once: what is not proven yet, or `everything`; store the evidence.
 
-    With barcodes, only their pairs. Raises `SourceError` for a barcode that is not known.
+    With a `sample`, what it chooses of each cartridge instead, proven or not. With barcodes, only their pairs. Raises
+    `SourceError` for a barcode that is not known.
     """
     report = VerifyReport(vault=str(folder))
+    if sample is not None:
+        report.sample, report.seed = str(sample), sample.seed
     with owned(folder, "verify") as vault, TapeLibrary(vault.settings, vault.catalog) as library:
         _adopt(library)
-        _verify(library, _pairs_of(library, barcodes), report, watch or Silent(), everything=everything)
+        pairs = _pairs_of(library, barcodes)
+        _verify(library, pairs, report, watch or Silent(), everything=everything, sample=sample)
         with vault.catalog.reading() as connection:
             report.totals = proof.count_proven(connection)
     return report
@@ -230,12 +242,16 @@ def _verify(
     *,
     everything: bool,
     swapped: bool = True,
+    sample: Sample | None = None,
 ) -> None:
     """Read both cartridges of each pair at once, in swapped drives, and unload them."""
-    with watch.stage("verify", _bytes_to_read(library, pairs, everything=everything)) as stage:
+    with watch.stage("verify", _bytes_to_read(library, pairs, everything=everything, sample=sample)) as stage:
         for pair in pairs:
-            result = verify_pair(library, pair, everything=everything, progress=stage.advance, swapped=swapped)
+            result = verify_pair(
+                library, pair, everything=everything, sample=sample, progress=stage.advance, swapped=swapped
+            )
             report.cartridges += _barcodes(pair)
+            report.committed_tape_files += _count_committed(library, pair)
             report.tape_files += result.tape_files
             report.members += result.members
             report.read_bytes += result.read_bytes
@@ -245,12 +261,18 @@ def _verify(
         report.stages.append(stage.done())
 
 
-def _bytes_to_read(library: TapeLibrary, pairs: list[Pair], *, everything: bool) -> int:
+def _count_committed(library: TapeLibrary, pair: Pair) -> int:
+    """How many tape files both cartridges of a pair hold."""
+    with library.catalog.reading() as connection:
+        return sum(len(tapes.tape_files(connection, barcode)) for barcode in _barcodes(pair))
+
+
+def _bytes_to_read(library: TapeLibrary, pairs: list[Pair], *, everything: bool, sample: Sample | None) -> int:
     return sum(
         item.size_bytes
         for pair in pairs
         for cartridge in pair.cartridges
-        for item in wanted_files(library, cartridge, everything=everything)
+        for item in wanted_files(library, cartridge, everything=everything, sample=sample)
     )
 
 

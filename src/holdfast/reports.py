@@ -127,10 +127,16 @@ class Report:
 
 @dataclass(slots=True)
 class VerifyReport(Report):
-    """What was read back, and from which cartridges."""
+    """What was read back, and from which cartridges: `tape_files` of the `committed_tape_files` that they hold.
+
+    `sample` and `seed`: the share that was asked for, and what reads the same again; None when it was not a sample.
+    """
 
     cartridges: list[str] = field(default_factory=list[str])
     tape_files: int = 0
+    committed_tape_files: int = 0
+    sample: str | None = None
+    seed: int | None = None
     members: int = 0
     read_bytes: int = 0
 
@@ -169,6 +175,52 @@ class RestoreReport(Report):
     planted_bytes: int = 0
     already_there: int = 0
     from_twin: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedTape:
+    """One cartridge that a restore would read: its twin is mounted with it, and read where the cartridge is bad.
+
+    `estimated_s`: to position and read, and back to the begin of the tape; mounting is not in it.
+    """
+
+    barcode: str
+    twin: str
+    files: int
+    size_bytes: int
+    tape_files: list[int]
+    estimated_s: float
+
+
+@dataclass(slots=True)
+class RestorePlan(Report):
+    """What `restore` would do. `tapes` stand in the order in which they would be read.
+
+    `store_files` need no tape, `files_on_tape` do. `estimated_s`: for the tapes, mounting included.
+    """
+
+    to: str = ""
+    files: int = 0
+    folders: int = 0
+    links: int = 0
+    already_there: int = 0
+    store_files: int = 0
+    store_bytes: int = 0
+    files_on_tape: int = 0
+    tape_bytes: int = 0
+    tapes: list[PlannedTape] = field(default_factory=list[PlannedTape])
+    mounts: int = 0
+    estimated_s: float = 0.0
+
+
+@dataclass(slots=True)
+class ScriptReport(Report):
+    """What a restore script brings back, from which cartridges; its errors name what is on no tape."""
+
+    files: int = 0
+    folders: int = 0
+    links: int = 0
+    cartridges: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,3 +244,21 @@ def test_twins_that_are_damaged_in_different_places_are_not_fenced(vault: Path, 
     assert not any(cartridges(vault).values())
     assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).exit_code() == 0
     assert differences(night, tmp_path / "back" / "night") == []
+
+
+def test_a_file_without_a_good_copy_is_told_though_a_replaced_cartridge_had_one(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    with failing(from_on("HF0001L8", 5)):
+        run(vault, night)
+    assert run(vault, night).exit_code() == 0
+    with Catalog(vault / "catalog/catalog.db") as catalog, catalog.reading() as connection:
+        assert [item.barcode for item in tapes.replaced_cartridges(connection)] == ["HF0001L8"]
+        assert 1 in {item.number for item in tapes.tape_files(connection, "HF0001L8")}
+        (pair,) = tapes.all_pairs(connection)
+    for cartridge in pair.cartridges:
+        flip_bit(data_path(vault / "library/cartridges" / cartridge.barcode, 1), 100_000)
+    report = restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape"))
+    assert report.exit_code() == EXIT_DATA_AT_RISK
+    assert len(report.errors) == 1
+    assert report.files == 6

@@ -216,6 +216,12 @@ def mismatched_tape_files(connection: Connection, barcode: str) -> set[int]:
     return set(connection.scalars(query.where(evidence.c.matched.is_(False), cartridge.c.barcode == barcode)))
 
 
+def newest_match_ns(connection: Connection, barcode: str) -> int:
+    """When a reading of a cartridge matched last, in ns since 1970; 0 if none ever did."""
+    query = select(func.max(evidence.c.ended_ns)).join(cartridge, cartridge.c.id == evidence.c.cartridge_id)
+    return connection.scalar(query.where(cartridge.c.barcode == barcode, evidence.c.matched.is_(True))) or 0
+
+
 def _proven_objects() -> Subquery:
     """Objects with two proven copies on two cartridges."""
     copies = _proven_copies().subquery()

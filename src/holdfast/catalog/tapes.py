@@ -475,6 +475,84 @@ def tape_places(connection: Connection, wanted: Content, *, limit: int | None = 
     return [TapePlace(r.barcode, r.number, r.first_block, r.data_offset, uuid.UUID(bytes=r.uuid)) for r in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class NamedCopy:
+    """A member by a version's own name with its bytes; offsets from the start of the tape file.
+
+    `own`: it was written for this very version, so its mode and times are the version's, too. `is_hard_link`: it is a
+    tar hard link, and the bytes stand with another member of the object.
+    """
+
+    pair_id: uuid.UUID
+    tape_file: int
+    header_offset: int
+    data_offset: int
+    own: bool
+
+    @property
+    def is_hard_link(self) -> bool:
+        return self.header_offset >= self.data_offset
+
+
+def named_copies(connection: Connection, rows: Sequence[int]) -> dict[int, list[NamedCopy]]:
+    """Members by the versions' own names, by the versions' rows: on good pairs first, then own ones, oldest first."""
+    found: dict[int, list[NamedCopy]] = {}
+    for part in files.chunks(rows):
+        for row in connection.execute(_select_named().where(version.c.id.in_(part))):
+            copy = NamedCopy(
+                uuid.UUID(bytes=row.uuid), row.tape_file, row.header_offset, row.data_offset, row.id == row.older_id
+            )
+            found.setdefault(row.id, []).append(copy)
+    return found
+
+
+def _select_named() -> Select[Any, Any, Any, Any, Any, Any]:
+    same_name = and_(
+        _older.c.source_id == version.c.source_id,
+        _older.c.folder_digest == version.c.folder_digest,
+        _older.c.path_digest == version.c.path_digest,
+    )
+    is_own = _older.c.id == version.c.id
+    holds_it = and_(
+        _older_member.c.version_id == _older.c.id,
+        _older_member.c.void.is_(False),
+        is_own | (_older_member.c.content_id + 0 == version.c.content_id),
+    )
+    return (
+        select(
+            version.c.id,
+            _older.c.id.label("older_id"),
+            pair.c.uuid,
+            tape_object.c.tape_file,
+            _older_member.c.header_offset,
+            _older_member.c.data_offset,
+        )
+        .join(_older, same_name)
+        .join(_older_member, holds_it)
+        .join(tape_object, tape_object.c.id == _older_member.c.object_id)
+        .join(pair, pair.c.id == tape_object.c.pair_id)
+        .order_by(version.c.id, pair.c.state == "fenced", ~is_own, tape_object.c.id)
+    )
+
+
+def name_of_bytes(connection: Connection, pair_id: uuid.UUID, number: int, data_offset: int) -> bytes:
+    """The name of the member whose bytes stand at `data_offset` of an object: what its tar hard links point at."""
+    query = (
+        select_versions()
+        .join(member, member.c.version_id == version.c.id)
+        .join(tape_object, tape_object.c.id == member.c.object_id)
+        .join(pair, pair.c.id == tape_object.c.pair_id)
+        .where(
+            pair.c.uuid == pair_id.bytes,
+            tape_object.c.tape_file == number,
+            member.c.data_offset == data_offset,
+            member.c.header_offset < data_offset,
+            member.c.void.is_(False),
+        )
+    )
+    return files.version_from(connection.execute(query).one()).full_path
+
+
 def count_tapes(connection: Connection) -> dict[str, int]:
     """Totals: cartridges, objects, bytes on tape (both sides together)."""
     return {

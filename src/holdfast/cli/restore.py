@@ -9,14 +9,17 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import AsOfOption, FromOption, JsonOption, VaultOption
-from holdfast.cli.show import console, print_json, watch
+from holdfast.cli.show import console, print_error, print_json, show_seconds, watch
 from holdfast.config import vault_folder
 from holdfast.errors import UsageError
 from holdfast.naming import parse_time
-from holdfast.reports import RestoreReport, as_document
+from holdfast.reports import RestorePlan, RestoreReport, ScriptReport, as_document
 from holdfast.restoring import RestoreRequest
 from holdfast.restoring import cat as run_cat
+from holdfast.restoring import plan as run_plan
 from holdfast.restoring import restore as run_restore
+from holdfast.restoring import write_script as run_script
+from holdfast.restoring.order import ranges
 from holdfast.values import show_bytes
 
 ORIGINS = ("any", "store", "tape")
@@ -31,6 +34,12 @@ def restore(
     as_of: AsOfOption = None,
     origin: FromOption = "any",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace other files that are in the way.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say which tapes are needed, in which order, and for how long.")
+    ] = False,
+    script: Annotated[
+        bool, typer.Option("--script", help="Print a shell script that does it with mt, tar and sha256sum.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Put files back as they were.
@@ -48,12 +57,56 @@ def restore(
         origin=check_origin(origin),
         overwrite=overwrite,
     )
+    if script:
+        _check_script(origin, dry_run=dry_run, as_json=as_json)
+        return _print_script(run_script(vault_folder(vault), request, sys.stdout))
+    if dry_run:
+        return _tell(run_plan(vault_folder(vault), request), as_json=as_json)
     report = run_restore(vault_folder(vault), request, watch(as_json=as_json))
     if as_json:
         print_json(as_document(report) | {"exit_code": report.exit_code()})
     else:
         _show(report, to)
     return report.exit_code()
+
+
+def _check_script(origin: str, *, dry_run: bool, as_json: bool) -> None:
+    if dry_run or as_json:
+        raise UsageError("a script is all that --script prints", expected="--script without --dry-run and --json")
+    if origin == "store":
+        raise UsageError("a script reads tapes", expected="--script without --from store")
+
+
+def _print_script(report: ScriptReport) -> int:
+    """The script is printed; what it lacks is told beside it."""
+    sys.stdout.flush()
+    for error in report.errors:
+        print_error(error, as_json=False)
+    return report.exit_code()
+
+
+def _tell(plan: RestorePlan, *, as_json: bool) -> int:
+    if as_json:
+        print_json(as_document(plan) | {"exit_code": plan.exit_code()})
+        return plan.exit_code()
+    out = console()
+    out.print(
+        f"would restore {plan.files} files, {plan.folders} folders, {plan.links} links to {plan.to}; "
+        f"{plan.already_there} are there already"
+    )
+    if plan.store_files:
+        out.print(f"  without a tape: {plan.store_files} files ({show_bytes(plan.store_bytes)}) from the block store")
+    for number, tape in enumerate(plan.tapes, start=1):
+        out.print(
+            f"  {number}. {tape.barcode}, or its twin {tape.twin}: {tape.files} files ({show_bytes(tape.size_bytes)}) "
+            f"in tape file{'s' if len(tape.tape_files) > 1 else ''} {ranges(tape.tape_files)}"
+        )
+    if plan.tapes:
+        out.print(f"  about {show_seconds(plan.estimated_s)} with LTO-8 drives, {plan.mounts} cartridges mounted")
+    for error in plan.errors:
+        out.print(f"  CANNOT BE RESTORED: {error}")
+    out.print("nothing was mounted, nothing was written")
+    return plan.exit_code()
 
 
 def check_origin(origin: str) -> str:

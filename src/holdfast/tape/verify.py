@@ -21,6 +21,7 @@ from holdfast.tape.drive import EndOfData, Position, TapeDrive
 from holdfast.tape.facts import evidence_fields, evidence_of
 from holdfast.tape.library import TapeLibrary
 from holdfast.tape.reader import ReadMember, TarReader, compare_with_manifest
+from holdfast.tape.sample import Sample
 from holdfast.tape.scan import RecordBuffer, read_tape_file
 from holdfast.values import show_path
 
@@ -45,9 +46,17 @@ class _Reading:
 
 
 def verify_pair(
-    library: TapeLibrary, pair: Pair, *, everything: bool, progress: Callable[[int], None], swapped: bool = True
+    library: TapeLibrary,
+    pair: Pair,
+    *,
+    everything: bool,
+    progress: Callable[[int], None],
+    sample: Sample | None = None,
+    swapped: bool = True,
 ) -> VerifyResult:
     """Read label, catalogs and the objects that are not proven yet (or `everything`) of both cartridges at once.
+
+    With a `sample`, what it chooses of each cartridge instead; it proves the tape files that were read and no other.
 
     `swapped`: each cartridge goes into the drive that did not write it. Evidence of every reading is stored when this
     returns. Nothing is raised for damage: it is in the result, and so
@@ -68,7 +77,7 @@ def verify_pair(
                 name=f"verify-{item.side}",
             )
             for item, drive in mounted.sides
-            for numbers in (wanted_files(library, item, everything=everything),)
+            for numbers in (wanted_files(library, item, everything=everything, sample=sample),)
         ]
         for thread in threads:
             thread.start()
@@ -117,11 +126,16 @@ def _not_as_written(cartridge: Cartridge, tape_file: int) -> MediaError:
     )
 
 
-def wanted_files(library: TapeLibrary, cartridge: Cartridge, *, everything: bool) -> list[TapeFile]:
-    """The tape files to read: label, and whatever is not proven; or `everything`."""
+def wanted_files(
+    library: TapeLibrary, cartridge: Cartridge, *, everything: bool, sample: Sample | None = None
+) -> list[TapeFile]:
+    """The tape files to read: label, and whatever is not proven; or a `sample`; or `everything`. In tape order."""
     with library.catalog.reading() as connection:
         committed = tapes.tape_files(connection, cartridge.barcode)
         proven = proof.proven_tape_files(connection, cartridge.barcode)
+    if sample is not None:
+        chosen = sample.chosen(cartridge.barcode, [(item.number, item.kind) for item in committed])
+        return [item for item in committed if item.number in chosen]
     if everything:
         return committed
     if cartridge.fenced:

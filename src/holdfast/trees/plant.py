@@ -132,6 +132,18 @@ class Planter:
         with self._explained(version), self._folder(_parent(version)) as folder:
             return _holds(folder, _name(version), version)
 
+    def take_over(self, version: FileVersion) -> bool:
+        """Whether a run that was killed left the whole file, under its temporary name: then `flush` names it.
+
+        The same is asked of it as of a file that is there already; mtime is set last of all.
+        """
+        with self._explained(version), self._folder(_parent(version)) as folder:
+            if not _holds(folder, _temporary(version), version):
+                return False
+            self._refuse_occupied(folder, _name(version))
+        self._will_be_named(version)
+        return True
+
     def file(self, version: FileVersion, fill: Callable[[NewFile], None]) -> None:
         """Plant a file: `fill` writes its bytes, and raises unless they are what the version says.
 
@@ -141,6 +153,9 @@ class Planter:
         with self._explained(version), self._folder(_parent(version)) as folder:
             self._refuse_occupied(folder, _name(version))
             self._write(folder, version, fill)
+        self._will_be_named(version)
+
+    def _will_be_named(self, version: FileVersion) -> None:
         self._waiting.append(version)
         self._waiting_bytes += version.size_bytes
         if len(self._waiting) >= GROUP_FILES or self._waiting_bytes >= GROUP_BYTES:
@@ -211,6 +226,24 @@ class Planter:
         except HoldfastError as error:
             error.place = error.place or show_path(version.full_path)
             raise
+
+
+def stands(root: Path, version: FileVersion) -> bool:
+    """Whether a `Planter` would find the file there, or take it over; for those who only look: nothing is made."""
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        for part in _parent(version).split(b"/") if _parent(version) else ():
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        return any(_holds(folder, name, version) for name in (_name(version), _temporary(version)))
+    except OSError:
+        return False
+    finally:
+        os.close(folder)
 
 
 def _name(version: FileVersion) -> bytes:

@@ -1,0 +1,78 @@
+"""One file to a stream: from the block store, or from tape."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from holdfast.catalog import tapes
+from holdfast.errors import HoldfastError, IntegrityError, SourceError
+from holdfast.naming import find_version
+from holdfast.tape.library import TapeLibrary
+from holdfast.tape.recall import TapeContents
+from holdfast.values import Content, Kind
+from holdfast.vault import Vault, opened
+
+
+def cat(folder: Path, name: str, out: BinaryIO, *, as_of_ns: int | None = None, origin: str = "any") -> None:
+    """Write one file's bytes to `out`. Not one byte is written that was not checked.
+
+    Raises `SourceError` when there is no such file, and `IntegrityError` when no copy is good.
+    """
+    with opened(folder) as vault, vault.store_reader() as reader:
+        version = find_version(vault.catalog, name, as_of_ns).version
+        if version.kind is not Kind.FILE or version.content is None:
+            raise SourceError("not a file whose bytes are kept", place=name, found=version.kind.value)
+        segments = None if origin == "tape" else vault.catalog.find_segments(version.content)
+        if segments is None and origin == "store" and version.size_bytes:
+            raise SourceError("the file is not in the block store", place=name, hint="leave out --from store")
+        written = 0
+        try:
+            for piece in reader.read(segments or ()):
+                out.write(piece)
+                written += len(piece)
+        except IntegrityError:
+            if origin == "store" or not _is_on_tape(vault, version.content):
+                raise
+        if written < version.size_bytes:
+            _cat_from_tape(vault, version.content, out, written)
+
+
+def _is_on_tape(vault: Vault, content: Content) -> bool:
+    with vault.catalog.reading() as connection:
+        return bool(tapes.tape_places(connection, content, limit=1))
+
+
+def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO, begin: int) -> None:
+    """From byte `begin` on; by way of a temporary file, as only the last byte proves the first."""
+    with vault.catalog.reading() as connection:
+        places = tapes.tape_places(connection, content)
+        pairs = tapes.all_pairs(connection)
+    failures: list[HoldfastError] = [SourceError("no copy of the file can be read", hint="holdfast custody shows more")]
+    with TapeLibrary(vault.settings, vault.catalog) as library, tempfile.TemporaryFile() as spool:
+        for pair in pairs:
+            if {place.barcode for place in places} & {item.barcode for item in pair.cartridges}:
+                with library.mounted_sides(pair, lambda _, error: failures.append(error)) as mounted:
+                    good = TapeContents(mounted).read_any(places, content, lambda: _fresh(spool), failures.append)
+                if good:
+                    _copy_out(spool, out, begin)
+                    return
+    raise failures[-1]
+
+
+def _fresh(spool: BinaryIO) -> Callable[[memoryview], None]:
+    spool.seek(0)
+    spool.truncate()
+
+    def write(piece: memoryview) -> None:
+        spool.write(piece)
+
+    return write
+
+
+def _copy_out(spool: BinaryIO, out: BinaryIO, begin: int) -> None:
+    spool.seek(begin)
+    while piece := spool.read(2**20):
+        out.write(piece)
