@@ -698,3 +698,20 @@ def test_a_cartridge_that_took_the_place_of_another_is_its_side_of_the_pair(
         again = archived(night)
         assert (again.exit_code(), again.objects, again.written_on) == (0, 0, []), again.errors
         back_as_it_was(vault, night, tmp_path / f"back-{len(lost)}", origin="tape")
+
+
+def test_a_pair_whose_missing_side_was_replaced_is_followed_by_another_pair(
+    tmp_path: Path, vault: Path, night: Path, archived: Archive
+) -> None:
+    archived(night)
+    lose_vault(vault)
+    shutil.rmtree(cartridge(vault, "HF0002L8"))
+    rebuild(vault)
+    assert archived(night).exit_code() == 0
+    with Catalog(open_vault(vault).catalog_path) as catalog, catalog.transaction() as connection:
+        (pair,) = tapes.all_pairs(connection)
+        tapes.set_pair_state(connection, pair.id, "full")
+    change(night)
+    report = archived(night)
+    assert (report.exit_code(), report.written_on) == (0, ["HF0004L8", "HF0005L8"]), report.errors
+    back_as_it_was(vault, night, tmp_path / "back", origin="tape")

@@ -149,7 +149,8 @@ def _ends_told_elsewhere_ns(library: TapeLibrary, connection: Connection, pair: 
     """
     earlier = tapes.earlier_pair_with_session(connection, pair.id)
     barcodes = [] if earlier is None else tapes.barcodes_of_pair(connection, earlier)
-    return min((_nanoseconds(library.identity(barcode).created) for barcode in barcodes), default=0)
+    states = (library.journal(barcode).state() for barcode in barcodes)  # one that no rebuild has found has none
+    return min((_nanoseconds(state.identity.created) for state in states if state is not None), default=0)
 
 
 def _nanoseconds(moment: str) -> int:
