@@ -10,13 +10,12 @@ the work; this page only says in which order, and what is reported.
 
 from __future__ import annotations
 
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.catalog import Pair, files, proof, tapes
-from holdfast.errors import EXIT_DATA_AT_RISK, CapacityError, HoldfastError, MediaError, OperatorNeeded, SourceError
-from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch
+from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded, SourceError
+from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch, counted
 from holdfast.tape.contents import StoredContents
 from holdfast.tape.dump import DumpResult
 from holdfast.tape.library import TapeLibrary
@@ -67,8 +66,9 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
             if not restless:
                 break
         report.errors += restless
+        told = len(report.errors)
         _verify_new(library, report, watch)
-        if _fence_unreadable(library, report, watch):
+        if _fence_unreadable(library, report, told, watch):
             _dump(vault, library, report, watch)
             _verify_new(library, report, watch)
         _conclude(vault, scopes, report)
@@ -168,7 +168,6 @@ def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: 
 def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> list[HoldfastError]:
     """Write what no tape holds yet, pair after pair; what is returned are files that must be noted again, and why."""
     restless: list[HoldfastError] = []
-    stuck: dict[uuid.UUID, list[HoldfastError]] = {}
     with vault.catalog.reading() as connection:
         total_bytes = tapes.count_unwritten_bytes(connection)
     with watch.stage("dump", total_bytes) as stage, vault.store_reader() as reader:
@@ -178,27 +177,23 @@ def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watc
             try:
                 result = dump_session(library, visit, contents, stage.advance)
             except (MediaError, OperatorNeeded) as error:
-                stuck.setdefault(visit.pair.id, []).append(error)
                 pairs.failed(visit.pair, error)
-                continue
-            report.warnings += stuck.pop(visit.pair.id, [])
-            stuck[visit.pair.id] = [*result.lost]
-            report.objects += result.objects
-            report.written_bytes += result.tape_bytes
-            report.written_on += [barcode for barcode in result.barcodes if barcode not in report.written_on]
-            restless += _report_void(result, report)
-            watch.say(
-                f"committed {result.objects} object{'' if result.objects == 1 else 's'} on {' and '.join(result.barcodes)}"
-            )
+            else:
+                pairs.written(visit.pair, result.lost)
+                restless += _report_session(result, report, watch)
         report.stages.append(stage.done())
-    _report_stuck(library, stuck, report)
+    got_round, errors = pairs.troubles()
+    report.warnings += got_round
+    report.errors += errors
     return restless
 
 
-def _report_stuck(library: TapeLibrary, stuck: dict[uuid.UUID, list[HoldfastError]], report: ArchiveReport) -> None:
-    """What failed on a pair and was not made good; of a pair that is fenced, all is written again on another one."""
-    for pair in library.pairs():
-        (report.warnings if pair.state == "fenced" else report.errors).extend(stuck.get(pair.id, []))
+def _report_session(result: DumpResult, report: ArchiveReport, watch: Watch) -> list[HoldfastError]:
+    report.objects += result.objects
+    report.written_bytes += result.tape_bytes
+    report.written_on += [barcode for barcode in result.barcodes if barcode not in report.written_on]
+    watch.say(f"committed {counted(result.objects, 'object')} on {' and '.join(result.barcodes)}")
+    return _report_void(result, report)
 
 
 def _report_void(result: DumpResult, report: ArchiveReport) -> list[HoldfastError]:
@@ -216,21 +211,24 @@ def _verify_new(library: TapeLibrary, report: VerifyReport, watch: Watch, *, swa
     _verify(library, pairs, report, watch, everything=False, swapped=swapped)
 
 
-def _fence_unreadable(library: TapeLibrary, report: ArchiveReport, watch: Watch) -> bool:
+def _fence_unreadable(library: TapeLibrary, report: ArchiveReport, told: int, watch: Watch) -> bool:
     """Fence sides that were read back with other bytes than their proven twins, in both drives; whether there were any.
 
-    What the second reading finds good is proven: then the first drive was at fault.
+    What the second reading finds good is proven: then the first drive was at fault. The errors of a verification that
+    are made good, those behind the first `told`, become warnings.
     """
     if not any(wants_verifying(library, pair) for pair in library.pairs()):
         return False
-    report.warnings += [error for error in report.errors if error.exit_code == EXIT_DATA_AT_RISK]
-    report.errors = [error for error in report.errors if error not in report.warnings]
+    report.warnings += report.errors[told:]
+    del report.errors[told:]
     _verify_new(library, report, watch, swapped=False)
     fenced = [error for pair in library.pairs() if (error := fence_unreadable(library, pair)) is not None]
-    barcodes = tuple(f"{error.place} ".split()[0] for error in fenced)
-    mended = [error for error in report.errors if (error.place or "").startswith(barcodes)] if barcodes else []
-    report.errors = [error for error in report.errors if error not in mended]
-    report.warnings += mended + fenced
+    barcodes = {f"{error.place} ".split()[0] for error in fenced}
+    for error in report.errors[told:]:
+        if f"{error.place} ".split()[0] in barcodes:
+            report.errors.remove(error)
+            report.warnings.append(error)
+    report.warnings += fenced
     return bool(fenced)
 
 

@@ -219,6 +219,25 @@ def test_without_a_blank_cartridge_the_good_side_stays_and_an_operator_is_asked(
     check_all_is_well(vault, night, tmp_path / "back")
 
 
+def test_without_any_blank_cartridge_what_is_on_tape_is_verified_all_the_same(vault: Path, night: Path) -> None:
+    for number in range(3):  # the first pair does not hold all of it
+        (night / f"{number}.bin").write_bytes(os.urandom(3_000_000))
+
+    def scratch(self: VirtualChanger, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
+        if known:
+            raise OperatorNeeded("no blank cartridge", hint="put one into a slot, then run the same command again")
+        return whole(self, sides, known)
+
+    whole = VirtualChanger.scratch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VirtualChanger, "scratch", scratch)
+        report = run(vault, night)
+    assert report.exit_code() == EXIT_OPERATOR
+    assert report.tape_files > 0
+    assert report.totals["proven"] > 0
+    assert run(vault, night).exit_code() == 0
+
+
 def test_a_side_that_reads_back_other_bytes_is_made_again_from_its_twin(
     vault: Path, night: Path, tmp_path: Path
 ) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.catalog import Pair, tapes
 from holdfast.config import VaultSettings
-from holdfast.errors import CapacityError, HoldfastError, OperatorNeeded
+from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded
 from holdfast.tape.contents import ContentSource
 from holdfast.tape.dump import Dumper, DumpResult, Progress
 from holdfast.tape.library import MountedPair, TapeLibrary
@@ -59,22 +60,42 @@ class PairsToWrite:
         self._visits: Counter[uuid.UUID] = Counter()
         self._failed: set[uuid.UUID] = set()
         self._given_up: set[uuid.UUID] = set()
+        self._troubles: dict[uuid.UUID, list[HoldfastError]] = {}
+        self._no_more: list[HoldfastError] = []
+        self._got_round: list[HoldfastError] = []
 
     def next(self) -> Visit | None:
-        """The next pair; None when there is nothing more to do.
+        """The next pair; None when there is nothing more to do, or nothing more can be done without a person.
 
-        Raises `OperatorNeeded` without blank cartridges, `CapacityError` when blank ones take nothing.
+        Raises `CapacityError` when blank cartridges take nothing.
         """
-        pair = self._choose()
+        try:
+            pair = self._choose()
+        except OperatorNeeded as error:
+            self._no_more.append(error)
+            return None
         if pair is None:
             return None
         self._visits[pair.id] += 1
         self._failed.discard(pair.id)
         return Visit(pair, swapped=self._visits[pair.id] % 2 == 0)
 
-    def failed(self, pair: Pair, error: HoldfastError) -> None:
+    def failed(self, pair: Pair, error: MediaError | OperatorNeeded) -> None:
         """Nothing more could be written on this pair: come back to it, unless it needs a person first."""
         (self._given_up if isinstance(error, OperatorNeeded) else self._failed).add(pair.id)
+        self._troubles.setdefault(pair.id, []).append(error)
+
+    def written(self, pair: Pair, lost: Sequence[HoldfastError]) -> None:
+        """A session was written; what failed before is made good, and sides that were `lost` are not yet."""
+        self._got_round += self._troubles.pop(pair.id, [])
+        self._troubles[pair.id] = [*lost]
+
+    def troubles(self) -> tuple[list[HoldfastError], list[HoldfastError]]:
+        """What went wrong and was made good, and what was not; what a fenced pair held is written on another one."""
+        fenced = {pair.id for pair in self._library.pairs() if pair.state == "fenced"}
+        good = [error for pair_id, met in self._troubles.items() if pair_id in fenced for error in met]
+        bad = [error for pair_id, met in self._troubles.items() if pair_id not in fenced for error in met]
+        return self._got_round + good, bad + self._no_more
 
     def _choose(self) -> Pair | None:
         pairs = [p for p in self._library.pairs() if p.state != "fenced" and p.id not in self._given_up]
