@@ -7,6 +7,7 @@ durable) must hold to what was said as well as what really lies on the disk.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,7 +39,10 @@ Count = Callable[[str, object], None]
 
 @dataclass(frozen=True)
 class Trouble:
-    """A fault, the end it must come to, and a word of the error that says where."""
+    """A fault, the end it must come to, and a word of the error that says where.
+
+    One failure of a drive is got round in the same run: the other drive does it.
+    """
 
     fault: Fault
     place: str
@@ -67,7 +71,7 @@ def failing(calls: frozenset[str], glob: str, nth: int = 1, *, exit_code: int = 
 
 def on_tape(calls: frozenset[str], glob: str, nth: int = 1) -> Trouble:
     barcode = glob.partition("/")[0].replace("*", "HF000")
-    return failing(calls, f"library/cartridges/{glob}", nth, exit_code=3, place=barcode)
+    return failing(calls, f"library/cartridges/{glob}", nth, exit_code=0, place=barcode)
 
 
 FULL = [
@@ -143,6 +147,7 @@ def check_error(ran: Recording, trouble: Trouble, ground: Ground, *, full_disk: 
     assert "Traceback" not in text, text
     assert trouble.place.replace("vault/", f"{ground.vault}/", 1) in told, told
     assert "next:" in told, told
+    assert trouble.exit_code or "got round: " in told, told
     if full_disk:
         assert text.startswith("holdfast: the disk is full; nothing that was said to be stored is lost\n"), text
         assert "make space on this disk, then run the same command again" in text
@@ -202,16 +207,17 @@ def test_a_stored_block_that_cannot_be_read_takes_no_pair_after_pair(get_scene: 
 
 
 @pytest.mark.crash
-def test_a_label_that_cannot_be_read_fences_its_pair_and_running_again_takes_another(
+def test_a_label_that_cannot_be_read_once_fences_no_cartridge(
     get_scene: GetScene, tmp_path: Path, record_property: Count
 ) -> None:
     scene = get_scene("night_one")
     ground = lay_out(scene, tmp_path / "ground")
     fault = Fault(errno.EIO, READS, "vault/library/cartridges/*/00000")
     ran = run_with_fault(ground.archive_command(), fault, ground.work)
-    assert ran.returncode == EXIT_DATA_AT_RISK
-    assert b"it is fenced" in ran.stderr
-    assert b"tape file 0" in ran.stderr
+    assert ran.returncode == 0
+    assert b"got round: " in ran.stdout
+    assert b"tape file 0" in ran.stdout
+    assert len(os.listdir(ground.vault / "library/cartridges")) == scene.cartridges
     demand_done(run(ground.archive_command()))
     demand_done(run([*ground.restore_command(), "--from", "tape"]))
     check_restored(ground)
