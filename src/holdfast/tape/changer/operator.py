@@ -181,6 +181,19 @@ class OperatorChanger:
     def _place(self, drive: str) -> str:
         return f"{drive} ({self._options.drives[drive]})"
 
+    def devices(self) -> dict[str, Path]:
+        return dict(self._options.drives)
+
+    def export(self, barcode: str) -> None:
+        raise self._no_ports(barcode)
+
+    def bring_in(self, barcode: str) -> None:
+        raise self._no_ports(barcode)
+
+    def _no_ports(self, barcode: str) -> UsageError:
+        hint = "nothing needs to be done: take it off its shelf, or put it there"
+        return UsageError("drives without a robot have no import/export slots", found=barcode, hint=hint)
+
     # -- moves
 
     def load(self, barcode: str, drive: str) -> StDrive:

@@ -16,7 +16,7 @@ from tests.unit.tape.drive.fake_st import MARK, Drive, FakeNode, Tape
 
 from holdfast.cli.asking import TerminalAsker
 from holdfast.config import InitOptions, init_vault
-from holdfast.errors import BusyError, MediaError, OperatorNeeded
+from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape import label, layout
 from holdfast.tape.changer import Changer
 from holdfast.tape.changer.opening import expected_on, open_changer
@@ -302,6 +302,14 @@ def test_the_settings_open_it(tmp_path: Path) -> None:
     assert isinstance(changer, OperatorChanger)
     assert len(changer.inventory().drives) == 2
     changer.close()
+
+
+def test_there_are_no_ports(opened: Open) -> None:
+    changer = opened()
+    for move in (changer.export, changer.bring_in):
+        with pytest.raises(UsageError, match="shelf"):
+            move("HFA001L6")
+    assert changer.devices() == DEVICES
 
 
 # -- judging, purely
