@@ -6,6 +6,7 @@ knows where each room keeps its files, and nothing of what is in them.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -40,7 +41,7 @@ block_size = "{block_size}"            # at most 64 MiB
 pack_size = "{pack_size}"               # a pack is sealed when it is this long
 
 [tape]
-library = "{library}"             # virtual: two drives and cartridges in files, in this vault's folder; or mtx
+library = "{library}"             # virtual: two drives and cartridges in files, in this vault's folder; or mtx, or operator
 cartridge_capacity = "{cartridge_capacity}"    # of each cartridge
 barcode_prefix = "HF"           # of new virtual cartridges
 media = "L8"
@@ -49,15 +50,16 @@ object_size = "{object_size}"           # files are written in tar archives of a
 commit_every = "{commit_every}"         # a synchronous file mark at least this often
 virtual_counts_as_proof = false # true lets `release` rely on virtual cartridges (law 4)
 
-[library]                       # of the kind mtx: a changer, and drives behind the kernel's st driver
-changer = "{changer}"           # its device, such as "/dev/tape/by-id/...-changer" or "/dev/sg3"
+[library]                       # drives behind the kernel's st driver
+changer = "{changer}"           # of the kind mtx: its device, such as "/dev/tape/by-id/...-changer" or "/dev/sg3"
+drives = {drives}               # of the kind operator, without a robot: such as ["/dev/nst0", "/dev/nst1"]
 scratch_a = "{scratch_a}"       # cartridges whose barcodes begin so may be taken for side A, if they are blank
 scratch_b = "{scratch_b}"       # and for side B
 
 [library.elements]              # "serial number of a drive" = number of its element, where the changer does not tell
 """
 
-LIBRARY_KINDS = ("virtual", "mtx")
+LIBRARY_KINDS = ("virtual", "mtx", "operator")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +72,16 @@ class BlockSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LibrarySettings:
-    """A real library: the changer's device; how barcodes of cartridges begin that may be taken for either side of a
-    pair; and the element number of each drive, by serial number, as far as the changer does not tell them.
+    """A real library: the changer's device, None where a person is the changer; how barcodes of cartridges begin that
+    may be taken for either side of a pair; the element number of each drive, by serial number, as far as the changer
+    does not tell them; and, without a changer, the devices of the drives.
     """
 
-    changer: Path
+    changer: Path | None
     scratch_a: str
     scratch_b: str
     elements: dict[str, int]
+    drives: tuple[Path, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +149,7 @@ class InitOptions:
     commit_every: str = "32 GiB"
     library: str = "virtual"
     changer: str = ""
+    drives: tuple[str, ...] = ()
     scratch_a: str = ""
     scratch_b: str = ""
 
@@ -182,6 +187,7 @@ def init_vault(folder: Path, options: InitOptions | None = None) -> VaultSetting
 def settings_text(folder: Path, options: InitOptions) -> str:
     """The settings of a new vault. Raises `UsageError` for a wrong option, before anything is made."""
     chosen = {name: getattr(options, name) for name in options.__slots__}
+    chosen["drives"] = json.dumps(options.drives)
     text = SETTINGS_TEMPLATE.format(format=VAULT_FORMAT, id=uuid.uuid4(), **chosen)
     try:
         parse_settings(folder, tomllib.loads(text))
@@ -288,8 +294,11 @@ def _library_of(reader: _Reader) -> LibrarySettings | None:
     scratch = {name: reader.matching("library", name, "[A-Z0-9]{1,8}") for name in ("scratch_a", "scratch_b")}
     if scratch["scratch_a"].startswith(scratch["scratch_b"]) or scratch["scratch_b"].startswith(scratch["scratch_a"]):
         raise reader.wrong("library", "scratch_b", "other barcodes than for side A", repr(scratch["scratch_b"]))
+    if kind == "operator":
+        return LibrarySettings(changer=None, elements={}, drives=reader.devices("library", "drives"), **scratch)
     changer = Path(reader.matching("library", "changer", "/.+"))
-    return LibrarySettings(changer=changer, elements=reader.numbers("library", "elements"), **scratch)
+    elements = reader.numbers("library", "elements")
+    return LibrarySettings(changer=changer, elements=elements, drives=(), **scratch)
 
 
 def check_format(folder: Path, found: int) -> None:
@@ -334,6 +343,14 @@ class _Reader:
             if type(number) is not int:
                 raise self.wrong(f"{table}.{key}", name, "a whole number", repr(number))
         return found
+
+    def devices(self, table: str, key: str) -> tuple[Path, ...]:
+        """At least two different absolute paths: a pair has two sides."""
+        found = cast("list[Any]", self.value(table, key, list))
+        names = [name for name in found if isinstance(name, str) and name.startswith("/")]
+        if len(names) != len(found) or len(set(names)) != len(names) or len(names) < 2:
+            raise self.wrong(table, key, "two drives or more, such as /dev/nst0", repr(found))
+        return tuple(map(Path, names))
 
     def size(self, table: str, key: str, low: int, high: int, *, multiple_of: int = 1) -> int:
         text = self.value(table, key, str)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from holdfast.catalog import tapes
-from holdfast.errors import IntegrityError, MediaError, SourceError
+from holdfast.errors import BusyError, IntegrityError, MediaError, SourceError
+from holdfast.state import RunLog
 from holdfast.tape import label as labels
 from holdfast.tape.changer import Changer
 from holdfast.tape.changer.opening import open_changer
@@ -28,20 +29,26 @@ LARGEST_RECORD_BYTES = 2 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a cartridge is (`drive` is a serial number, None: in a slot), and what the vault knows of it."""
+    """Where a cartridge is, and what the vault knows of it.
+
+    `drive` is a serial number, None: in a slot, or in one of those for import and export (`port`). `device`: that of
+    a real drive.
+    """
 
     barcode: str | None
     drive: str | None
     known_as: str
+    port: bool = False
+    device: str | None = None
 
 
 def inventory(folder: Path) -> list[Place]:
-    """Every drive, with its cartridge if it has one, and then every cartridge in a slot."""
+    """Every drive, with its cartridge if it has one, and then every cartridge in a slot, and in a port."""
     with opened(folder) as vault, vault.catalog.reading() as connection:
         names = {item.barcode: item for pair in tapes.all_pairs(connection) for item in pair.cartridges}
         gone = {item.barcode for item in tapes.replaced_cartridges(connection)}
     with _changer(folder) as changer:
-        found = changer.inventory()
+        found, devices = changer.inventory(), changer.devices()
 
     def known_as(barcode: str | None) -> str:
         if barcode in gone:
@@ -49,8 +56,45 @@ def inventory(folder: Path) -> list[Place]:
         item = names.get(barcode or "")
         return "" if item is None else f"side {item.side.value}" + (", fenced" if item.fenced else "")
 
-    drives = [Place(barcode, drive, known_as(barcode)) for drive, barcode in sorted(found.drives.items())]
-    return drives + [Place(barcode, None, known_as(barcode)) for barcode in sorted(found.slots)]
+    drives = [
+        Place(barcode, drive, known_as(barcode), device=str(devices[drive]) if drive in devices else None)
+        for drive, barcode in sorted(found.drives.items())
+    ]
+    slots = [Place(barcode, None, known_as(barcode)) for barcode in sorted(found.slots)]
+    return drives + slots + [Place(barcode, None, known_as(barcode), port=True) for barcode in sorted(found.ports)]
+
+
+@dataclass(frozen=True, slots=True)
+class DriveStatus:
+    """The drives, each with its cartridge; or none, and who has the library."""
+
+    drives: list[Place]
+    owner: str | None
+
+
+def drive_status(folder: Path) -> DriveStatus:
+    """What is in the drives, and what the vault knows of it. Moves and reads no tape, and waits for nobody."""
+    try:
+        return DriveStatus([place for place in inventory(folder) if place.drive is not None], None)
+    except BusyError:
+        with opened(folder) as vault:
+            runs = RunLog(vault.settings.state_path).latest(5)
+    owner = next((run for run in runs if run.outcome is None and Path(f"/proc/{run.pid}").exists()), None)
+    if owner is None:
+        return DriveStatus([], "another command")
+    return DriveStatus([], f"'holdfast {owner.command}', process {owner.pid} on {owner.host}")
+
+
+def export(folder: Path, barcode: str) -> None:
+    """Put a cartridge into a port, where a person takes it out. Until it is brought in, whoever wants it needs one."""
+    with _changer(folder) as changer:
+        changer.export(barcode)
+
+
+def bring_in(folder: Path, barcode: str) -> None:
+    """Put a cartridge that a person has put into a port into a slot."""
+    with _changer(folder) as changer:
+        changer.bring_in(barcode)
 
 
 @contextmanager

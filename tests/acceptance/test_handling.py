@@ -15,8 +15,10 @@ from holdfast.cli.app import run
 from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_FAILED, EXIT_OPERATOR, EXIT_USAGE
 from holdfast.journey import verify
 from holdfast.restoring import RestoreRequest, restore
+from holdfast.tape.changer.opening import open_changer
 from holdfast.tape.drive import VirtualDrive
 from holdfast.tape.drive.virtual import make_cartridge
+from holdfast.vault import owned
 
 Capture = pytest.CaptureFixture[str]
 
@@ -111,3 +113,40 @@ def test_a_fenced_cartridge_is_replaced_by_the_next_archive(
     assert verify(vault, (), everything=True).exit_code() == 0
     assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).exit_code() == 0
     assert differences(night, tmp_path / "back/night") == []
+
+
+def test_a_cartridge_leaves_the_library_and_comes_back(
+    vault: Path, night: Path, barcodes: list[str], archived: Archive, capsys: Capture
+) -> None:
+    for _ in range(2):
+        assert tape(vault, "export", barcodes[1]) == 0
+    capsys.readouterr()
+    assert tape(vault, "inventory") == 0
+    assert f"port                    {barcodes[1]:<12}side B" in capsys.readouterr().out
+    assert tape(vault, "load", barcodes[1]) == EXIT_OPERATOR
+    assert f"holdfast tape import {barcodes[1]}" in capsys.readouterr().err
+    (night / "more").write_bytes(b"more")
+    assert archived(night).exit_code() == EXIT_OPERATOR
+    assert tape(vault, "import", barcodes[1]) == 0
+    assert archived(night).exit_code() == 0
+    assert tape(vault, "import", "XX0001L8") == EXIT_OPERATOR
+    assert tape(vault, "load", barcodes[1]) == 0
+    assert tape(vault, "export", barcodes[1]) == EXIT_DATA_AT_RISK
+
+
+def test_status_tells_what_is_in_the_drives_and_who_has_them(vault: Path, barcodes: list[str], capsys: Capture) -> None:
+    assert tape(vault, "load", barcodes[1]) == 0
+    capsys.readouterr()
+    assert tape(vault, "status", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    loaded = {"drive": "VDRIVE-0", "device": None, "barcode": barcodes[1], "known_as": "side B"}
+    assert (document["owner"], document["drives"][0]) == (None, loaded)
+    assert tape(vault, "status") == 0
+    assert "VDRIVE-1" in capsys.readouterr().out
+    with owned(vault, "archive") as work:
+        changer = open_changer(work.settings)
+        assert tape(vault, "status", "--json") == 0
+        changer.close()
+    document = json.loads(capsys.readouterr().out)
+    assert document["drives"] == []
+    assert "'holdfast archive', process" in document["owner"]

@@ -320,7 +320,8 @@ def test_a_wrong_option_is_wrong_use_and_makes_nothing(folder: Path, name: str, 
 
 def test_the_template_says_which_settings_there_are() -> None:
     for name in InitOptions.__slots__:
-        assert f'{name} = "{{{name}}}"' in config.SETTINGS_TEMPLATE
+        shown = f"{{{name}}}" if name == "drives" else f'"{{{name}}}"'
+        assert f"{name} = {shown}" in config.SETTINGS_TEMPLATE
 
 
 def test_comments_and_further_settings_are_passed_over(folder: Path) -> None:
@@ -341,13 +342,30 @@ def test_a_real_library_is_named_by_its_changer_and_its_pools(tmp_path: Path) ->
     assert init_vault(tmp_path / "virtual").tape.library is None
     settings = init_vault(tmp_path / "real", REAL)
     assert settings.tape.library == LibrarySettings(
-        changer=Path("/dev/sg3"), scratch_a="HFA", scratch_b="HFB", elements={}
+        changer=Path("/dev/sg3"), scratch_a="HFA", scratch_b="HFB", elements={}, drives=()
     )
     path = tmp_path / "real" / SETTINGS_NAME
     path.write_text(path.read_text() + '"HU1234ABCD" = 1\n')
     found = open_vault(tmp_path / "real").tape.library
     assert found is not None
     assert found.elements == {"HU1234ABCD": 1}
+
+
+STAND_ALONE = InitOptions(library="operator", drives=("/dev/nst0", "/dev/nst1"), scratch_a="HFA", scratch_b="HFB")
+
+
+def test_drives_without_a_robot_are_named_by_their_devices(tmp_path: Path) -> None:
+    library = init_vault(tmp_path / "vault", STAND_ALONE).tape.library
+    assert library == LibrarySettings(
+        changer=None, scratch_a="HFA", scratch_b="HFB", elements={}, drives=(Path("/dev/nst0"), Path("/dev/nst1"))
+    )
+
+
+@pytest.mark.parametrize("drives", [(), ("/dev/nst0",), ("/dev/nst0", "/dev/nst0"), ("/dev/nst0", "nst1"), ("", "/x")])
+def test_a_pair_needs_two_drives(tmp_path: Path, drives: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="drives"):
+        init_vault(tmp_path / "vault", replace(STAND_ALONE, drives=drives))
+    assert not (tmp_path / "vault").exists()
 
 
 @pytest.mark.parametrize(

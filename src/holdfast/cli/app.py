@@ -17,8 +17,10 @@ from typer.exceptions import TyperException
 
 from holdfast import __version__
 from holdfast.cli import archive, custody, init, listing, rebuild, restore, status, stopping, tape, verify
+from holdfast.cli.asking import asker
 from holdfast.cli.show import print_error, print_line
 from holdfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, HoldfastError, Interrupted
+from holdfast.tape.changer.opening import ask_with
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 wrong use, 3 data at risk, 4 operator needed, 5 vault in use, 130 Ctrl-C."
 
@@ -67,6 +69,7 @@ app.add_typer(tape.app, name="tape")
 def main() -> NoReturn:
     """Run the command line of this process and end the process."""
     stopping.listen()
+    ask_with(asker())
     logging.getLogger("sqlalchemy").addHandler(logging.NullHandler())  # no traceback when Ctrl-C cuts a closing short
     sys.exit(run(sys.argv[1:]))
 

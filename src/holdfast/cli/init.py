@@ -9,6 +9,7 @@ import typer
 from holdfast.cli.options import JsonOption, VaultOption
 from holdfast.cli.show import console, print_json
 from holdfast.config import SETTINGS_NAME, InitOptions, init_vault, vault_folder
+from holdfast.errors import UsageError
 
 DEFAULTS = InitOptions()
 
@@ -24,6 +25,12 @@ def init(
     changer: Annotated[
         str, typer.Option(help="The device of a real changer, such as /dev/sg3; without it the library is virtual.")
     ] = "",
+    drive: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A drive without a robot, such as /dev/nst0; twice or more. A person is asked for cartridges."
+        ),
+    ] = None,
     scratch_a: Annotated[
         str, typer.Option(help="Barcodes that begin so may be taken for side A, if the cartridges are blank.")
     ] = "",
@@ -35,14 +42,19 @@ def init(
     Example: holdfast init --vault /archive/vault --cartridge-capacity '2.5 TB'
 
     With real drives: holdfast init --changer /dev/sg3 --scratch-a HFA --scratch-b HFB --cartridge-capacity '2.5 TB'
+
+    Without a robot: holdfast init --drive /dev/nst0 --drive /dev/nst1 --scratch-a HFA --scratch-b HFB
     """
+    if changer and drive:
+        raise UsageError("a library has a changer, or drives without one", found="--changer and --drive")
     options = InitOptions(
         cartridge_capacity=cartridge_capacity,
         object_size=object_size,
         record_size=record_size,
         block_size=block_size,
-        library="mtx" if changer else "virtual",
+        library="mtx" if changer else "operator" if drive else "virtual",
         changer=changer,
+        drives=tuple(drive or ()),
         scratch_a=scratch_a,
         scratch_b=scratch_b,
     )

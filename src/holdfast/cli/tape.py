@@ -91,8 +91,56 @@ def inventory(vault: VaultOption = None, as_json: JsonOption = False) -> int:
     out = console()
     out.print(f"{'where':<24}{'cartridge':<12}known as")
     for place in places:
-        where = "slot" if place.drive is None else f"drive {place.drive}"
+        where = f"drive {place.drive}" if place.drive is not None else "port" if place.port else "slot"
         out.print(f"{where:<24}{place.barcode or '-':<12}{place.known_as or '-'}".rstrip())
+    return 0
+
+
+@app.command("status")
+def status(vault: VaultOption = None, as_json: JsonOption = False) -> int:
+    """Show the drives: their devices, what is in them, what the vault knows of it, and who has the library.
+
+    Example: holdfast tape status
+    """
+    found = handling.drive_status(vault_folder(vault))
+    if as_json:
+        drives = [
+            {name: getattr(place, name) for name in ("drive", "device", "barcode", "known_as")}
+            for place in found.drives
+        ]
+        print_json({"owner": found.owner, "drives": drives})
+        return 0
+    out = console()
+    if found.owner is not None:
+        out.print(f"the library is in use by {found.owner}")
+        return 0
+    out.print(f"{'drive':<24}{'device':<16}{'cartridge':<12}known as")
+    for place in found.drives:
+        out.print(
+            f"{place.drive:<24}{place.device or '-':<16}{place.barcode or '-':<12}{place.known_as or '-'}".rstrip()
+        )
+    return 0
+
+
+@app.command("export")
+def export(barcode: BarcodeArgument, vault: VaultOption = None) -> int:
+    """Put a cartridge into an import/export slot, where a person takes it out.
+
+    Example: holdfast tape export HF0001L8
+    """
+    handling.export(vault_folder(vault), barcode)
+    console().print(f"{barcode} is in an import/export slot")
+    return 0
+
+
+@app.command("import")
+def import_(barcode: BarcodeArgument, vault: VaultOption = None) -> int:
+    """Take a cartridge that a person has put into an import/export slot into the library.
+
+    Example: holdfast tape import HF0001L8
+    """
+    handling.bring_in(vault_folder(vault), barcode)
+    console().print(f"{barcode} is in a slot of the library")
     return 0
 
 

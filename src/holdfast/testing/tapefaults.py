@@ -393,6 +393,15 @@ class FaultyChanger:
             self._troubles.befalls("unload", drive, barcode, 0)
         self._changer.unload(drive)
 
+    def export(self, barcode: str) -> None:
+        self._changer.export(barcode)
+
+    def bring_in(self, barcode: str) -> None:
+        self._changer.bring_in(barcode)
+
+    def devices(self) -> dict[str, Path]:
+        return self._changer.devices()
+
     def scratch(self, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
         return self._changer.scratch(sides, known)
 

@@ -51,6 +51,7 @@ NATIVE_BYTES = {
 """Native capacity by the last two characters of a barcode, as the LTO programme states it for its generations. The
 drive's early warning has the last word."""
 
+_IN_PORT = "the cartridge is in a port, to leave the library"
 _NO_BARCODE = "(no barcode)"
 _LARGEST_FOREIGN_RECORD_BYTES = 2 * 2**20
 
@@ -65,6 +66,10 @@ class Robot(Protocol):
     def load(self, slot: int, drive: int) -> None: ...
 
     def unload(self, slot: int, drive: int) -> None: ...
+
+    def transfer(self, source: int, target: int) -> None:
+        """From one slot or port into another."""
+        ...
 
     def drive_identifiers(self) -> bytes:
         """The reply to READ ELEMENT STATUS with DVCID; empty when the library or the tool cannot do it."""
@@ -109,6 +114,9 @@ class MtxRobot:
 
     def unload(self, slot: int, drive: int) -> None:
         self._mtx("unload", str(slot), str(drive), seconds=MOVE_SECONDS)
+
+    def transfer(self, source: int, target: int) -> None:
+        self._mtx("transfer", str(source), str(target), seconds=MOVE_SECONDS)
 
     def drive_identifiers(self) -> bytes:
         """B8h: barcodes and drives (14h), from element 0, 255 of them at most, with DVCID, in up to 64 KiB."""
@@ -206,7 +214,12 @@ class MtxChanger:
     def inventory(self) -> Inventory:
         elements = self._elements()
         drives = {serial: _content(self._element(elements, serial)) for serial in self._numbers}
-        return Inventory(drives, tuple(slot.barcode for slot in elements.slots if slot.barcode is not None))
+        barcodes = [(slot.barcode, slot.is_port) for slot in elements.slots if slot.barcode is not None]
+        slots = tuple(barcode for barcode, is_port in barcodes if not is_port)
+        return Inventory(drives, slots, tuple(barcode for barcode, is_port in barcodes if is_port))
+
+    def devices(self) -> dict[str, Path]:
+        return {serial: self._options.drives[serial] for serial in self._numbers}
 
     def _element(self, elements: Elements, serial: str) -> DriveElement:
         if serial not in self._numbers:
@@ -250,13 +263,52 @@ class MtxChanger:
                 raise MediaError("the cartridge is in another drive", place=place, found=barcode, hint="unload it")
         slot = elements.slot_of(barcode)
         if slot is None:
-            raise OperatorNeeded(
-                "the cartridge is not in the library",
-                place="the slots",
-                expected=barcode,
-                hint=f"put {barcode} into a slot, then run the same command again",
-            )
+            raise _missing(barcode, "the slots", f"put {barcode} into a slot")
+        if slot.is_port:
+            raise _missing(barcode, f"port {slot.number}", f"bring it in (holdfast tape import {barcode})", _IN_PORT)
         return slot.number
+
+    # -- out of the library, and into it
+
+    def export(self, barcode: str) -> None:
+        self._transfer(barcode, to_port=True)
+
+    def bring_in(self, barcode: str) -> None:
+        self._transfer(barcode, to_port=False)
+
+    def _transfer(self, barcode: str, *, to_port: bool) -> None:
+        """Between a slot and a port; believed when the changer tells it afterwards."""
+        elements = self._elements()
+        if not any(slot.is_port for slot in elements.slots):
+            raise UsageError("the library has no import/export slots", hint="open it, and take the cartridge by hand")
+        for drive in elements.drives:
+            if drive.barcode == barcode:
+                place = self._name_of(drive)
+                raise MediaError("the cartridge is in a drive", place=place, found=barcode, hint="holdfast tape unload")
+        slot = elements.slot_of(barcode)
+        if slot is None:
+            raise _missing(barcode, "the slots and ports", f"put {barcode} into a port")
+        if slot.is_port == to_port:
+            return
+        free = next((one for one in elements.slots if one.is_port == to_port and not one.is_full), None)
+        if free is None:
+            kind = "import/export slot" if to_port else "slot"
+            raise OperatorNeeded(
+                f"there is no free {kind} for a cartridge",
+                place=f"slot {slot.number}",
+                found=barcode,
+                hint="take a cartridge out of the library, then run the same command again",
+            )
+        self._robot.transfer(slot.number, free.number)
+        moved = self._elements().slot_of(barcode)
+        if moved is None or moved.number != free.number:
+            raise MediaError(
+                "the changer did not move the cartridge",
+                place=f"slot {slot.number}",
+                expected=f"{barcode} in slot {free.number}",
+                found="nowhere" if moved is None else f"slot {moved.number}",
+                hint="look at the library; then run the command again",
+            )
 
     def _name_of(self, element: DriveElement) -> str:
         named = (serial for serial, number in self._numbers.items() if number == element.number)
@@ -371,6 +423,17 @@ class MtxChanger:
                 hint="give the capacity in the vault's settings",
             )
         return NATIVE_BYTES[barcode[-2:]]
+
+
+def _missing(
+    barcode: str, place: str, how: str, message: str = "the cartridge is not in the library"
+) -> OperatorNeeded:
+    return OperatorNeeded(
+        message,
+        place=place,
+        expected=barcode,
+        hint=f"{how}, then run the same command again",
+    )
 
 
 def _content(element: DriveElement) -> str | None:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from holdfast.config import VaultSettings
+from pathlib import Path
+
+from holdfast.config import LibrarySettings, VaultSettings
 from holdfast.tape.changer.mtx import LibraryOptions, MtxChanger, MtxRobot, find_drives
+from holdfast.tape.changer.operator import Asker, NobodyThere, OperatorChanger, OperatorOptions
 from holdfast.tape.changer.protocol import Changer
+from holdfast.tape.changer.shelf import Expected
 from holdfast.tape.changer.virtual import VirtualChanger
+from holdfast.tape.drive.st import serial_number
+from holdfast.tape.journal import CartridgeJournal
+
+_asker: Asker = NobodyThere()
+
+
+def ask_with(asker: Asker) -> None:
+    """The way to the person at the drives, for this process; without it nobody is there."""
+    global _asker
+    _asker = asker
 
 
 def open_changer(settings: VaultSettings) -> Changer:
@@ -18,6 +32,8 @@ def open_changer(settings: VaultSettings) -> Changer:
             media=tape.media,
             cartridge_bytes=tape.cartridge_bytes,
         )
+    if tape.library.changer is None:
+        return _open_operator(settings, tape.library)
     options = LibraryOptions(
         find_drives(),
         (tape.library.scratch_a, tape.library.scratch_b),
@@ -25,3 +41,22 @@ def open_changer(settings: VaultSettings) -> Changer:
         cartridge_bytes=tape.cartridge_bytes,
     )
     return MtxChanger(MtxRobot(tape.library.changer), options)
+
+
+def _open_operator(settings: VaultSettings, library: LibrarySettings) -> OperatorChanger:
+    options = OperatorOptions(
+        {serial_number(device) or device.name: device for device in library.drives},
+        (library.scratch_a, library.scratch_b),
+        settings.tape.media,
+        settings.tape.cartridge_bytes,
+        lambda barcode: expected_on(settings.journals_folder, barcode),
+    )
+    return OperatorChanger(settings.library_folder, options, _asker)
+
+
+def expected_on(journals: Path, barcode: str) -> Expected:
+    """What the cartridge's journal says must be on it."""
+    state = CartridgeJournal(journals, barcode).state()
+    if state is None:
+        return Expected.UNKNOWN
+    return Expected.WRITTEN if state.committed else Expected.BEGUN

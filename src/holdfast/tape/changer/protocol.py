@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from holdfast.tape.drive.protocol import TapeDrive
@@ -12,10 +13,11 @@ from holdfast.values import Side
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What is where: barcodes by drive serial (None: empty), and barcodes in slots."""
+    """What is where: barcodes by drive serial (None: empty), barcodes in slots, and barcodes in ports."""
 
     drives: dict[str, str | None]
     slots: tuple[str, ...]
+    ports: tuple[str, ...] = ()
 
 
 class Changer(Protocol):
@@ -26,12 +28,32 @@ class Changer(Protocol):
     def load(self, barcode: str, drive: str) -> TapeDrive:
         """Put a cartridge from its slot into the drive with this serial number; ready at its begin.
 
-        Raises `OperatorNeeded` when the cartridge is not in the library, `MediaError` when the drive is full.
+        Raises `OperatorNeeded` when the cartridge is not in the library or in a port, `MediaError` when the drive is
+        full.
         """
         ...
 
     def unload(self, drive: str) -> None:
         """Put what the drive holds back into its slot; nothing happens when it is empty."""
+        ...
+
+    def export(self, barcode: str) -> None:
+        """Put a cartridge from its slot into a port, where a person takes it out; durable on return.
+
+        Nothing happens when it is in one. Raises `OperatorNeeded` when it is not in the library or no port is free,
+        `MediaError` when it is in a drive, `UsageError` when there are no ports.
+        """
+        ...
+
+    def bring_in(self, barcode: str) -> None:
+        """Put a cartridge from a port into a free slot; durable on return. Nothing happens when it is in one.
+
+        Raises `OperatorNeeded` when it is not there or no slot is free, and else as `export` does.
+        """
+        ...
+
+    def devices(self) -> dict[str, Path]:
+        """The devices of the drives by serial number; none of those that are files."""
         ...
 
     def scratch(self, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
     library.json            {"drives": {"VDRIVE-0": null, "VDRIVE-1": "HF0002L8"}}: what was moved where
     cartridges/<barcode>/   a virtual cartridge (see `tape.drive.virtual`)
+    ports/<barcode>/        one that was exported: for the library it is gone, until it is brought in again
     library.lock            held by the one owner of the robot and its drives
 
-A move is one atomic, durable replacement of library.json. A cartridge that is in no drive is in its slot.
+A move is one atomic, durable replacement of library.json, or one rename. A cartridge that is in no drive is in its slot.
 """
 
 from __future__ import annotations
@@ -88,10 +89,18 @@ class VirtualChanger:
 
     def inventory(self) -> Inventory:
         loaded = set(self._loaded.values())
-        return Inventory(dict(self._loaded), tuple(name for name in self._barcodes() if name not in loaded))
+        slots = tuple(name for name in self._barcodes() if name not in loaded)
+        return Inventory(dict(self._loaded), slots, tuple(self._exported()))
 
     def _barcodes(self) -> list[str]:
         return sorted(path.name for path in (self._folder / "cartridges").iterdir() if path.is_dir())
+
+    def _exported(self) -> list[str]:
+        ports = self._folder / "ports"
+        return sorted(path.name for path in ports.iterdir() if path.is_dir()) if ports.exists() else []
+
+    def devices(self) -> dict[str, Path]:
+        return {}
 
     def load(self, barcode: str, drive: str) -> VirtualDrive:
         self._check_move(barcode, drive)
@@ -125,12 +134,66 @@ class VirtualChanger:
             if loaded == barcode:
                 raise MediaError("the cartridge is in another drive", place=other, found=barcode, hint="unload it")
         if barcode not in self.inventory().slots:
+            raise self._missing(barcode)
+
+    def _missing(self, barcode: str) -> OperatorNeeded:
+        exported = barcode in self._exported()
+        how = f"bring it in (holdfast tape import {barcode})" if exported else f"put {barcode} into a slot"
+        return OperatorNeeded(
+            "the cartridge was exported" if exported else "the cartridge is not in the library",
+            place=str(self._folder / "ports" if exported else self._folder),
+            expected=barcode,
+            hint=f"{how}, then run the same command again",
+        )
+
+    def export(self, barcode: str) -> None:
+        inventory = self._with_cartridge_at_rest(barcode)
+        if barcode in inventory.ports and barcode not in inventory.slots:
+            self._sync_ports()  # a killed run may have moved it, and not come to this
+            return
+        if barcode not in inventory.slots:
+            raise self._missing(barcode)
+        self._rename(barcode, "cartridges", "ports")
+
+    def bring_in(self, barcode: str) -> None:
+        inventory = self._with_cartridge_at_rest(barcode)
+        if barcode in inventory.slots and barcode not in inventory.ports:
+            self._sync_ports()
+            return
+        if barcode not in inventory.ports:
             raise OperatorNeeded(
-                "the cartridge is not in the library",
-                place=str(self._folder),
+                "the cartridge is in no port of the library",
+                place=str(self._folder / "ports"),
                 expected=barcode,
-                hint=f"put {barcode} into a slot, then run the same command again",
+                hint=f"put {barcode} into a port, then run the same command again",
             )
+        self._rename(barcode, "ports", "cartridges")
+
+    def _with_cartridge_at_rest(self, barcode: str) -> Inventory:
+        inventory = self.inventory()
+        for drive, loaded in inventory.drives.items():
+            if loaded == barcode:
+                raise MediaError("the cartridge is in a drive", place=drive, found=barcode, hint="holdfast tape unload")
+        return inventory
+
+    def _sync_ports(self) -> None:
+        for name in ("cartridges", "ports"):
+            if (self._folder / name).exists():
+                durable.sync_folder(self._folder / name)
+
+    def _rename(self, barcode: str, source: str, target: str) -> None:
+        """At every instant it is in one of the two. One that is in the way is another one of the same name."""
+        durable.make_folder(self._folder / target)
+        place = self._folder / target / barcode
+        if place.exists():
+            raise MediaError(
+                "there are two cartridges with one barcode",
+                place=f"{self._folder / source / barcode} and {place}",
+                found=barcode,
+                hint="take one of them out of the library",
+            )
+        (self._folder / source / barcode).rename(place)
+        self._sync_ports()
 
     def unload(self, drive: str) -> None:
         if drive not in self._loaded:
@@ -150,7 +213,7 @@ class VirtualChanger:
         free = [name for name in present if pattern.fullmatch(name) and name not in known and name not in loaded]
         barcodes = [name for name in free if self._is_blank(name)][:count]
         # a number is used once: not again for a cartridge that was taken out of the library
-        taken = [found for name in {*present, *known} if (found := pattern.fullmatch(name))]
+        taken = [found for name in {*present, *self._exported(), *known} if (found := pattern.fullmatch(name))]
         first = max((int(found[1]) for found in taken), default=0) + 1
         barcodes += [
             f"{self._prefix}{number:04d}{self._media}" for number in range(first, first + count - len(barcodes))

@@ -11,8 +11,8 @@ collect it::
 The cartridges of a stand are scratch: the suites write over them. pytest and hypothesis must be installed.
 """
 
-from holdfast.testing.conformance.changer import ChangerConformance
+from holdfast.testing.conformance.changer import ChangerConformance, PortsConformance
 from holdfast.testing.conformance.drive import DriveStand, TapeDriveConformance
 from holdfast.testing.conformance.machine import DriveMachine
 
-__all__ = ["ChangerConformance", "DriveMachine", "DriveStand", "TapeDriveConformance"]
+__all__ = ["ChangerConformance", "DriveMachine", "DriveStand", "PortsConformance", "TapeDriveConformance"]

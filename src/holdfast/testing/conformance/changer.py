@@ -167,3 +167,57 @@ class ChangerConformance:
         changer = open_changer()
         changer.close()
         changer.close()
+
+
+class PortsConformance(ChangerConformance):
+    """The suite for libraries with import/export slots, of which one at least is free, and so is a slot."""
+
+    def test_an_exported_cartridge_needs_an_operator_until_it_is_brought_in(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
+    ) -> None:
+        write(changer.load(barcodes[0], drives[0]), [b"data", MARK])
+        changer.unload(drives[0])
+        for _ in range(2):
+            changer.export(barcodes[0])
+        inventory = changer.inventory()
+        assert barcodes[0] in inventory.ports
+        assert barcodes[0] not in inventory.slots
+        with pytest.raises(OperatorNeeded) as caught:
+            changer.load(barcodes[0], drives[0])
+        assert caught.value.expected == barcodes[0]
+        assert f"holdfast tape import {barcodes[0]}" in (caught.value.hint or "")
+        assert changer.inventory().drives[drives[0]] is None
+        for _ in range(2):
+            changer.bring_in(barcodes[0])
+        assert barcodes[0] in changer.inventory().slots
+        assert barcodes[0] not in changer.inventory().ports
+        assert read_on(changer.load(barcodes[0], drives[1]), 512) == [b"data", MARK]
+
+    def test_an_exported_cartridge_is_no_scratch(self, changer: Changer, barcodes: tuple[str, str]) -> None:
+        changer.export(barcodes[0])
+        assert barcodes[0] not in changer.scratch((Side.A, Side.B), set())
+
+    def test_a_loaded_cartridge_is_not_exported(
+        self, changer: Changer, drives: tuple[str, str], barcodes: tuple[str, str]
+    ) -> None:
+        changer.load(barcodes[0], drives[0])
+        for move in (changer.export, changer.bring_in):
+            with pytest.raises(MediaError) as caught:
+                move(barcodes[0])
+            assert caught.value.found == barcodes[0]
+        assert changer.inventory().drives[drives[0]] == barcodes[0]
+
+    def test_a_missing_cartridge_is_neither_exported_nor_brought_in(self, changer: Changer) -> None:
+        for move in (changer.export, changer.bring_in):
+            with pytest.raises(OperatorNeeded) as caught:
+                move("NOSUCHL8")
+            assert caught.value.expected == "NOSUCHL8"
+
+    def test_the_next_owner_finds_what_was_exported(
+        self, changer: Changer, barcodes: tuple[str, str], open_changer: Callable[[], Changer]
+    ) -> None:
+        changer.export(barcodes[0])
+        changer.close()
+        following = open_changer()
+        assert barcodes[0] in following.inventory().ports
+        following.close()

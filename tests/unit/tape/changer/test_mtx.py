@@ -17,7 +17,7 @@ from tests.unit.tape.drive.fake_st import MARK, Drive, FakeNode, Tape
 from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape.changer import Changer
 from holdfast.tape.changer.mtx import LibraryOptions, MtxChanger, MtxRobot, find_drives, match_drives
-from holdfast.testing.conformance import ChangerConformance
+from holdfast.testing.conformance import PortsConformance
 from holdfast.values import Side
 
 
@@ -92,6 +92,16 @@ class FakeRobot:
         library.slots[slot - 1] = library.loaded.pop(drive)[0]
         list(library.drives.values())[drive].tape = None
 
+    def transfer(self, source: int, target: int) -> None:
+        library = self.library
+        library.moves.append(("transfer", source, target))
+        if library.broken:
+            return
+        places = [*library.slots, library.port]
+        assert places[target - 1] is None
+        places[target - 1], places[source - 1] = places[source - 1], None
+        *library.slots, library.port = places
+
     def drive_identifiers(self) -> bytes:
         return self.library.identifiers
 
@@ -120,7 +130,7 @@ def opened(library: FakeLibrary) -> Open:
     return lambda: MtxChanger(library.robot(), OPTIONS, library.open_node)
 
 
-class TestMtxChanger(ChangerConformance):
+class TestMtxChanger(PortsConformance):
     @pytest.fixture
     def open_changer(self, opened: Open) -> Callable[[], Changer]:
         return opened
@@ -167,14 +177,36 @@ def test_a_cartridge_without_a_barcode_is_in_the_way(library: FakeLibrary, opene
         changer.load("HFA001L6", "DRVX")
 
 
-def test_a_cartridge_in_the_port_can_be_loaded_and_is_no_scratch(library: FakeLibrary, opened: Open) -> None:
+def test_a_cartridge_in_the_port_is_no_scratch_and_is_loaded_when_it_was_brought_in(
+    library: FakeLibrary, opened: Open
+) -> None:
     library.port = "HFA000L6"
     changer = opened()
-    assert "HFA000L6" in changer.inventory().slots
+    assert changer.inventory().ports == ("HFA000L6",)
     assert changer.scratch((Side.A,), set()) == ("HFA001L6",)
+    with pytest.raises(OperatorNeeded, match="in a port"):
+        changer.load("HFA000L6", "DRVX")
+    changer.bring_in("HFA000L6")
     changer.load("HFA000L6", "DRVX")
     changer.unload("DRVX")
     assert library.slots[4] == "HFA000L6"  # not into the port: somebody might take it out
+
+
+def test_without_a_free_place_nothing_is_exported_or_brought_in(library: FakeLibrary, opened: Open) -> None:
+    library.port, library.slots[4] = "HFX001L6", "HFX002L6"
+    changer = opened()
+    with pytest.raises(OperatorNeeded, match="no free import/export slot"):
+        changer.export("HFA001L6")
+    with pytest.raises(OperatorNeeded, match="no free slot"):
+        changer.bring_in("HFX001L6")
+    assert [move for move in library.moves if move[0] == "transfer"] == []
+
+
+def test_an_export_that_did_not_happen_is_told(library: FakeLibrary, opened: Open) -> None:
+    changer = opened()
+    library.broken = True
+    with pytest.raises(MediaError, match="did not move"):
+        changer.export("HFA001L6")
 
 
 def test_a_move_that_did_not_happen_is_told(library: FakeLibrary, opened: Open) -> None:

@@ -15,7 +15,7 @@ from holdfast.errors import BusyError, CapacityError, MediaError, OperatorNeeded
 from holdfast.tape.changer import VirtualChanger
 from holdfast.tape.drive import VirtualDrive
 from holdfast.tape.drive.virtual import make_cartridge, read_cartridge
-from holdfast.testing.conformance import ChangerConformance
+from holdfast.testing.conformance import PortsConformance
 from holdfast.testing.conformance.drive import MARK, read_on, write
 from holdfast.values import Side
 
@@ -47,7 +47,7 @@ def changer(open_changer: Open) -> VirtualChanger:
     return open_changer()
 
 
-class TestVirtualChanger(ChangerConformance):
+class TestVirtualChanger(PortsConformance):
     @pytest.fixture
     def open_changer(self, open_changer: Open) -> Open:
         return open_changer
@@ -217,3 +217,42 @@ def test_no_descriptor_is_left_open(folder: Path) -> None:
         changer.unload(SECOND)
         changer.close()
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+# -- out of the library
+
+
+def test_law_6_an_export_that_was_cut_is_finished_by_the_same_command(
+    changer: VirtualChanger, open_changer: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (barcode,) = changer.scratch((Side.A,), set())
+    changer.export(barcode)
+    changer.bring_in(barcode)
+
+    def cut(_: Path) -> None:
+        raise OSError(5, "power cut")
+
+    with monkeypatch.context() as context:
+        context.setattr("holdfast.durable.sync_folder", cut)
+        context.setattr("holdfast.durable.make_folder", lambda _: None)
+        with pytest.raises(OSError, match="power cut"):
+            changer.export(barcode)
+        with pytest.raises(OSError, match="power cut"):
+            changer.export(barcode)  # law 1: not said before it is durable
+    changer.close()
+    following = open_changer()
+    following.export(barcode)
+    assert (following.inventory().slots, following.inventory().ports) == ((), (barcode,))
+
+
+def test_law_5_a_cartridge_is_not_put_in_the_place_of_another_one(changer: VirtualChanger, folder: Path) -> None:
+    (barcode,) = changer.scratch((Side.A,), set())
+    (folder / "cartridges" / barcode / "00000").touch()
+    changer.export(barcode)
+    make_cartridge(folder / "cartridges" / barcode, barcode, 2**20)
+    (folder / "cartridges" / barcode / "00000").write_bytes(b"other")
+    for move in (changer.export, changer.bring_in):
+        with pytest.raises(MediaError, match="two cartridges with one barcode"):
+            move(barcode)
+    assert (folder / "ports" / barcode / "00000").exists()
+    assert (folder / "cartridges" / barcode / "00000").read_bytes() == b"other"
