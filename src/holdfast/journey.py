@@ -69,7 +69,7 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
         told = len(report.errors)
         _verify_new(library, report, watch)
         if _fence_unreadable(library, report, told, watch):
-            _dump(vault, library, report, watch)
+            report.errors += _dump(vault, library, report, watch)
             _verify_new(library, report, watch)
         _conclude(vault, scopes, report)
     return report
@@ -174,13 +174,15 @@ def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watc
         contents = StoredContents(vault.catalog, reader, InPlaceContents(vault.catalog))
         pairs = PairsToWrite(library)
         while (visit := pairs.next()) is not None:
+            result = DumpResult()
             try:
-                result = dump_session(library, visit, contents, stage.advance)
+                dump_session(library, visit, contents, stage.advance, result)
             except (MediaError, OperatorNeeded) as error:
                 pairs.failed(visit.pair, error)
             else:
                 pairs.written(visit.pair, result.lost)
-                restless += _report_session(result, report, watch)
+                watch.say(f"committed {counted(result.objects, 'object')} on {' and '.join(result.barcodes)}")
+            restless += _report_session(result, report)
         report.stages.append(stage.done())
     got_round, errors = pairs.troubles()
     report.warnings += got_round
@@ -188,11 +190,11 @@ def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watc
     return restless
 
 
-def _report_session(result: DumpResult, report: ArchiveReport, watch: Watch) -> list[HoldfastError]:
+def _report_session(result: DumpResult, report: ArchiveReport) -> list[HoldfastError]:
+    """What was committed counts, also when the session broke off after it."""
     report.objects += result.objects
     report.written_bytes += result.tape_bytes
     report.written_on += [barcode for barcode in result.barcodes if barcode not in report.written_on]
-    watch.say(f"committed {counted(result.objects, 'object')} on {' and '.join(result.barcodes)}")
     return _report_void(result, report)
 
 
@@ -206,22 +208,24 @@ def _report_void(result: DumpResult, report: ArchiveReport) -> list[HoldfastErro
     return restless
 
 
-def _verify_new(library: TapeLibrary, report: VerifyReport, watch: Watch, *, swapped: bool = True) -> None:
+def _verify_new(library: TapeLibrary, report: VerifyReport, watch: Watch) -> None:
     pairs = [pair for pair in library.pairs() if wants_verifying(library, pair)]
-    _verify(library, pairs, report, watch, everything=False, swapped=swapped)
+    _verify(library, pairs, report, watch, everything=False)
 
 
 def _fence_unreadable(library: TapeLibrary, report: ArchiveReport, told: int, watch: Watch) -> bool:
     """Fence sides that were read back with other bytes than their proven twins, in both drives; whether there were any.
 
-    What the second reading finds good is proven: then the first drive was at fault. The errors of a verification that
-    are made good, those behind the first `told`, become warnings.
+    Both sides are read whole, each in the other drive than before: what is good now is proven, as the first drive was
+    at fault; and a twin is not relied on for readings of long ago. The errors of a verification that are made good,
+    those behind the first `told`, become warnings.
     """
-    if not any(wants_verifying(library, pair) for pair in library.pairs()):
+    pairs = [pair for pair in library.pairs() if wants_verifying(library, pair)]
+    if not pairs:
         return False
     report.warnings += report.errors[told:]
     del report.errors[told:]
-    _verify_new(library, report, watch, swapped=False)
+    _verify(library, pairs, report, watch, everything=True, swapped=False)
     fenced = [error for pair in library.pairs() if (error := fence_unreadable(library, pair)) is not None]
     barcodes = {f"{error.place} ".split()[0] for error in fenced}
     for error in report.errors[told:]:

@@ -9,19 +9,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.acceptance.nights import differences
 
 from holdfast.catalog import Catalog, proof, tapes
-from holdfast.config import InitOptions, init_vault
+from holdfast.config import InitOptions, init_vault, open_vault
 from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_OPERATOR, MediaError, OperatorNeeded
 from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.reports import ArchiveReport
 from holdfast.restoring import RestoreRequest, restore
+from holdfast.tape import dump, pairs
 from holdfast.tape.changer import VirtualChanger
 from holdfast.tape.drive import VirtualDrive
 from holdfast.tape.drive.virtual import data_path
+from holdfast.tape.library import TapeLibrary
 from holdfast.testing import flip_bit
 from holdfast.values import Side
 
@@ -99,7 +102,7 @@ def check_all_is_well(vault: Path, night: Path, back: Path) -> None:
     with Catalog(vault / "catalog/catalog.db") as catalog, catalog.reading() as connection:
         totals = proof.count_proven(connection)
         assert totals["proven"] == totals["versions"] > 0
-        for pair in tapes.all_pairs(connection):
+        for pair in (pair for pair in tapes.all_pairs(connection) if pair.state != "fenced"):
             a, b = (tapes.tape_files(connection, item.barcode) for item in pair.cartridges)
             assert [(f.number, f.kind, f.blake3) for f in a[1:]] == [(f.number, f.kind, f.blake3) for f in b[1:]]
     assert restore(vault, RestoreRequest(to=back, origin="tape")).exit_code() == 0
@@ -281,3 +284,121 @@ def test_a_file_without_a_good_copy_is_told_though_a_replaced_cartridge_had_one(
     assert report.exit_code() == EXIT_DATA_AT_RISK
     assert len(report.errors) == 1
     assert report.files == 6
+
+
+# -- what hostile eyes found
+
+
+@pytest.mark.parametrize("trouble", ["write", "unload"])
+def test_law_1_durable_before_said_a_file_that_changed_is_told_though_the_session_broke(
+    vault: Path, night: Path, tmp_path: Path, trouble: str
+) -> None:
+    """In place, a file changes while it is dumped; later in the same session both drives fail, or the changer."""
+    whole, changed = dump._ObjectWriter._write_data, list[bytes]()
+
+    def write_data(self: Any, present: Any, header: Any) -> Any:
+        if present.version.path == b"0.bin" and not changed:
+            changed.append(b"0.bin")
+            (night / "0.bin").write_bytes(b"another size")
+        return whole(self, present, header)
+
+    unload, broken = VirtualChanger.unload, list[str]()
+
+    def unload_once(self: VirtualChanger, drive: str) -> None:
+        if trouble == "unload" and changed and not broken:
+            broken.append(drive)
+            raise MediaError("the changer is stuck", place=drive, hint="see above")
+        unload(self, drive)
+
+    hit: set[str] = set()
+
+    def fails(drive: VirtualDrive, _: int) -> bool:
+        late = trouble == "write" and drive.tell().tape_file == 4 and drive.barcode not in hit
+        return late and not hit.add(drive.barcode)
+
+    with pytest.MonkeyPatch.context() as patch, failing(fails) as failed:
+        patch.setattr(dump._ObjectWriter, "_write_data", write_data)
+        patch.setattr(VirtualChanger, "unload", unload_once)
+        report = run(vault, night, in_place=True)
+    assert changed
+    assert failed or broken
+    assert report.exit_code() == 0
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+def test_law_4_one_failed_reading_does_not_take_the_proofs_of_what_has_no_source(vault: Path, night: Path) -> None:
+    """One side has a write error, and its twin cannot be read once while it is copied from."""
+    run(vault, night, in_place=True)
+    before = {path: path.read_bytes() for path in night.iterdir()}
+    for path in before:
+        path.unlink()
+    (night / "new").write_bytes(os.urandom(400_000))
+    whole, failures = VirtualDrive.read_record, list[str]()
+
+    def read_record(self: VirtualDrive, buffer: memoryview) -> int:
+        if failed and not failures and self.barcode == "HF0002L8" and self.tell().tape_file > 7:
+            failures.append(self.barcode)
+            raise MediaError("a read error", place=self.barcode, hint="see above")
+        return whole(self, buffer)
+
+    def fails(drive: VirtualDrive, _: int) -> bool:
+        return drive.barcode == "HF0001L8" and drive.tell().tape_file > 7 and not failed
+
+    with pytest.MonkeyPatch.context() as patch, failing(fails) as failed:
+        patch.setattr(VirtualDrive, "read_record", read_record)
+        report = run(vault, night, in_place=True)
+    assert failures
+    assert (report.exit_code(), report.unproven) == (0, [])
+    assert cartridges(vault) == {"HF0001L8": None, "HF0002L8": None}
+
+
+@pytest.mark.parametrize("serial", ["VDRIVE-0", "VDRIVE-1"])
+def test_law_4_a_drive_that_reads_other_bytes_speaks_against_no_cartridge(
+    vault: Path, night: Path, tmp_path: Path, serial: str
+) -> None:
+    run(vault, night)
+    (night / "new").write_bytes(b"new")
+    whole = VirtualDrive.read_record
+
+    def read_record(self: VirtualDrive, buffer: memoryview) -> int:
+        count = whole(self, buffer)
+        if self.serial == serial and count:
+            buffer[count // 2] ^= 1
+        return count
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VirtualDrive, "read_record", read_record)
+        for _ in range(2):
+            assert run(vault, night).exit_code() != 0
+    assert len(cartridges(vault)) <= 3
+    assert run(vault, night).exit_code() == 0
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+def test_a_twin_that_rotted_unseen_is_found_before_the_other_side_is_given_up(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    """One side has a bit turned in its label only, the other in an object: each file is still good somewhere."""
+    run(vault, night)
+    flip_bit(data_path(vault / "library/cartridges/HF0002L8", 3), 5000)
+    flip_bit(data_path(vault / "library/cartridges/HF0001L8", 0), 2000)
+    verify(vault, ("HF0001L8",), everything=False)
+    (night / "new").write_bytes(b"new")
+    run(vault, night)
+    assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape", patterns=("night/*.bin",))).errors == []
+
+
+def test_law_6_a_kill_between_the_fences_of_both_sides(vault: Path, night: Path, tmp_path: Path) -> None:
+    run(vault, night)
+    (night / "more").write_bytes(os.urandom(100_000))
+    behind = failing(lambda drive, _: drive.barcode == "HF0002L8" and drive.tell().tape_file > 7)
+    with behind, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "VISITS", 1)
+        run(vault, night)
+    with Catalog(vault / "catalog/catalog.db") as catalog, TapeLibrary(open_vault(vault), catalog) as library:
+        library._fence("HF0001L8", "and then the power failed")
+    (night / "still more").write_bytes(b"x")
+    for _ in range(2):
+        report = run(vault, night)
+    assert (report.exit_code(), report.unproven) == (0, [])
+    check_all_is_well(vault, night, tmp_path / "back")

@@ -68,6 +68,7 @@ class _WrittenObject:
 
     committed: Committed
     members: list[MemberFacts]
+    void: list[VoidMember]
 
 
 Progress = Callable[[int], None]
@@ -84,14 +85,21 @@ class Digest(Protocol):
 class Dumper:
     """Appends objects to a mounted, prepared pair. `mounted` are the sides that hold all of the result."""
 
-    def __init__(self, library: TapeLibrary, mounted: MountedPair, source: ContentSource, progress: Progress) -> None:
+    def __init__(
+        self,
+        library: TapeLibrary,
+        mounted: MountedPair,
+        source: ContentSource,
+        progress: Progress,
+        result: DumpResult | None = None,
+    ) -> None:
         self._library = library
         self.mounted = mounted
         self._pair = mounted.pair
         self._source = source
         self._progress = progress
         self._uncommitted: list[_WrittenObject] = []
-        self.result = DumpResult()
+        self.result = result or DumpResult()
         ends = [library.state(item.barcode).committed for item in mounted.cartridges]
         self._used_bytes = max(sum(item.size_bytes for item in committed) for committed in ends)
         self._last = ends[0][-1]
@@ -149,7 +157,6 @@ class Dumper:
         writer = _ObjectWriter(fan, self._source, self._progress)
         writer.write(self._present(planned))
         written = fan.end_file()
-        self.result.void += writer.void
         committed = Committed(
             tape_file=last.tape_file + 1,
             kind="object",
@@ -159,7 +166,7 @@ class Dumper:
             blake3=written.blake3,
             record_bytes=self._pair.record_bytes,
         )
-        return _WrittenObject(committed, writer.facts)
+        return _WrittenObject(committed, writer.facts, writer.void)
 
     def _present(self, planned: ObjectPlan) -> list[tuple[PlannedMember, PresentVersion]]:
         with self._library.catalog.reading() as connection:
@@ -196,6 +203,7 @@ class Dumper:
     def _count(self, done: list[_WrittenObject]) -> None:
         for item in done:
             self.result.objects += 1
+            self.result.void += item.void
             self.result.members += sum(not facts.void for facts in item.members)
             self.result.content_bytes += sum(f.content.size_bytes for f in item.members if f.content is not None)
             self.result.tape_bytes += item.committed.size_bytes

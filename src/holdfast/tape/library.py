@@ -150,25 +150,40 @@ class TapeLibrary:
 
     def adopt_pairs(self) -> None:
         """Pairs, and replaced sides, that a killed run began in the journals only, are told to the catalog now."""
+        unknown = self._unknown_journals()
+        while unknown:
+            known = self._known_barcodes()
+            # a replacement comes after the cartridge that it replaces, however their barcodes sort
+            ready = [state for state in unknown if not state.identity.replaces or state.identity.replaces in known]
+            for state in ready:
+                if state.identity.barcode not in self._known_barcodes():
+                    self._adopt(state)
+            if not ready:
+                return
+            unknown = [state for state in unknown if state not in ready]
+
+    def _unknown_journals(self) -> list[JournalState]:
+        """The journals of cartridges that the catalog does not know."""
         known = self._known_barcodes()
-        for path in sorted(self.settings.journals_folder.glob("*.jsonl")):
-            if path == self.evidence_journal.path or path.stem in known:
-                continue
-            state = self.journal(path.stem).state()
-            if state is not None:
-                self._adopt(state)
-                known |= {path.stem, state.identity.twin}
+        paths = (path for path in sorted(self.settings.journals_folder.glob("*.jsonl")) if path.stem not in known)
+        states = (self.journal(path.stem).state() for path in paths if path != self.evidence_journal.path)
+        return [state for state in states if state is not None]
 
     def _adopt(self, state: JournalState) -> None:
         one = state.identity
         if one.replaces:
             self._record_replacement(one)
-            return
-        if self.journal(one.twin).state() is None:
-            if state.committed:
-                return  # a rebuild was cut short; before a label is written both sides have a journal
-            self._begin_twin(one)
-        self._record_pair(one.barcode)
+        elif self.journal(one.twin).state() is None and state.committed:
+            return  # a rebuild was cut short; before a label is written both sides have a journal
+        else:
+            if self.journal(one.twin).state() is None:
+                self._begin_twin(one)
+            self._record_pair(one.barcode)
+        with self.catalog.transaction() as connection:
+            for barcode in (one.barcode, one.twin):
+                told = self.journal(barcode).state()
+                if told is not None and told.fenced is not None and barcode in tapes.all_barcodes(connection):
+                    tapes.fence(connection, barcode, told.fenced)
 
     def _record_replacement(self, made: CartridgeIdentity) -> None:
         with self.catalog.transaction() as connection:
@@ -219,7 +234,7 @@ class TapeLibrary:
         """
         self._fence(barcode, str(error))
         twin = self._twin(barcode)
-        if twin is not None and len(self.state(twin).committed) < len(self.state(barcode).committed) > 1:
+        if twin is not None and len(self.state(twin).committed) < self._count(barcode) > 1:
             self._fence(twin, f"its twin {barcode} was fenced before all of it was copied")
         return error
 
@@ -233,6 +248,15 @@ class TapeLibrary:
             return self.fence(barcode, error)
         self._suspects.add(barcode)
         return error
+
+    def is_shorter(self, one: Cartridge, other: Cartridge) -> bool:
+        """Whether less is committed on `one` than on the `other`, which holds more than its label."""
+        return self._count(one.barcode) < self._count(other.barcode) > 1
+
+    def _count(self, barcode: str) -> int:
+        """The tape files that are committed; 0 for a cartridge that was never found, and has no journal."""
+        state = self.journal(barcode).state()
+        return 0 if state is None else len(state.committed)
 
     def _fence(self, barcode: str, reason: str) -> None:
         self.journal(barcode).fenced(reason, time.time_ns())

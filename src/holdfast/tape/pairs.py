@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.catalog import Pair, tapes
+from holdfast.catalog import Cartridge, Pair, tapes
 from holdfast.config import VaultSettings
 from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded
 from holdfast.tape.contents import ContentSource
@@ -153,11 +153,13 @@ def _only_to_list(library: TapeLibrary) -> bool:
         return bool(tapes.versions_to_list(connection))
 
 
-def dump_session(library: TapeLibrary, visit: Visit, contents: ContentSource, progress: Progress) -> DumpResult:
+def dump_session(
+    library: TapeLibrary, visit: Visit, contents: ContentSource, progress: Progress, result: DumpResult
+) -> None:
     """Append a session to a pair: objects until it is full or all are written, then the catalogs.
 
     A side that was fenced gets a fresh cartridge first. Raises `MediaError` when no side can be written; what was
-    committed before that stays.
+    committed before that stays, and is in the `result`, which is filled as the work goes on.
     """
     pair = _with_failed_side_replaced(library, visit.pair)
     with library.mounted(pair, swapped=visit.swapped) as mounted:
@@ -165,15 +167,14 @@ def dump_session(library: TapeLibrary, visit: Visit, contents: ContentSource, pr
         with library.catalog.reading() as connection:
             versions = (present.version for present in tapes.unwritten_versions(connection))
             plans = plan_objects(versions, _object_bytes(library.settings))
-            dumper = Dumper(library, mounted, contents, progress)
-            result = dumper.dump(plans)
+            dumper = Dumper(library, mounted, contents, progress, result)
+            dumper.dump(plans)
         if not needs_catalog(library, pair) and not dumper.has_room_for_catalog():
             result.full = True  # what is only to be listed goes on the next pair
         elif needs_catalog(library, pair) or _only_to_list(library):
             _close_session(library, dumper.mounted, result)
     if result.full:
         _close_pair(library, pair, result)
-    return result
 
 
 def _close_session(library: TapeLibrary, mounted: MountedPair, result: DumpResult) -> None:
@@ -186,9 +187,21 @@ def _close_session(library: TapeLibrary, mounted: MountedPair, result: DumpResul
 
 def _with_failed_side_replaced(library: TapeLibrary, pair: Pair) -> Pair:
     for failed, twin in zip(pair.cartridges, reversed(pair.cartridges), strict=True):
+        if failed.fenced and library.is_shorter(twin, failed):
+            # a kill came between the fences of both (see `TapeLibrary.fence`)
+            raise library.fence(twin.barcode, _lacks_some_of(failed, twin))
         if failed.fenced:
             return library.replacement(failed, twin)
     return pair
+
+
+def _lacks_some_of(failed: Cartridge, twin: Cartridge) -> MediaError:
+    return MediaError(
+        "a cartridge lacks some of what its fenced twin holds; both are fenced",
+        place=twin.barcode,
+        expected=f"all that {failed.barcode} holds",
+        hint="what they hold is written again on another pair, from the store or the source",
+    )
 
 
 def _close_pair(library: TapeLibrary, pair: Pair, result: DumpResult) -> None:

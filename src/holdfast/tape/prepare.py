@@ -141,7 +141,7 @@ def _refuse_foreign(library: TapeLibrary, identity: CartridgeIdentity, drive: Ta
     except MediaError as error:
         raise library.suspect(identity.barcode, error) from None
     if not ours:
-        raise library.fence(
+        raise library.suspect(
             identity.barcode,
             MediaError(
                 "the cartridge is not blank and not ours; nothing was written on it",
@@ -219,10 +219,10 @@ def _check_side(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, bu
     except MediaError as error:
         raise library.suspect(cartridge.barcode, error) from None
     if found != last.blake3:
-        raise library.fence(
+        raise library.suspect(
             cartridge.barcode,
             MediaError(
-                "the tape does not hold what its journal says was committed last; it is fenced",
+                "the tape does not hold what its journal says was committed last",
                 place=f"{cartridge.barcode} tape file {last.tape_file}",
                 expected=f"BLAKE3 {last.blake3.hex()}",
                 found="end of data" if found is None else f"BLAKE3 {found.hex()}",
@@ -232,9 +232,9 @@ def _check_side(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, bu
 
 
 def check_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:
-    """Fence the cartridge and raise `MediaError` unless it is the one that its barcode promises.
+    """Raise `MediaError` unless the cartridge is the one that its barcode promises; it is under suspicion then.
 
-    A drive that fails is no proof of that: then `MediaError` is raised, and the cartridge is under suspicion.
+    One drive is no proof: it may fail, or read other bytes.
     """
     try:
         volume = read_label_volume(drive, buffer)
@@ -244,10 +244,10 @@ def check_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, bu
     except MediaError as error:
         raise library.suspect(cartridge.barcode, error) from None
     if found != str(cartridge.volume_id):
-        raise library.fence(
+        raise library.suspect(
             cartridge.barcode,
             MediaError(
-                "the cartridge is not the one that its barcode promises; it is fenced",
+                "the cartridge is not the one that its barcode promises",
                 place=f"{cartridge.barcode} tape file 0",
                 expected=f"volume {cartridge.volume_id}",
                 found=found,
@@ -277,15 +277,17 @@ def _level(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> 
         copied = item.behind(library.state(target.barcode).committed[-1])
         try:
             _copy(mounted.drives[ahead], mounted.drives[behind], item, copied.begin, buffer)
+        except _SourceFailed as error:
+            raise library.suspect(origin.barcode, error.reason) from error
         except (EndOfData, IntegrityError) as error:
-            raise library.fence(origin.barcode, _unreadable(origin, item, error)) from error
+            raise library.suspect(origin.barcode, _unreadable(origin, item, error)) from error
         except MediaError as error:
             raise library.suspect(target.barcode, _unwritable(target.barcode, error)) from error
         library.journal(target.barcode).committed([copied], time.time_ns())
 
 
 def _copy(source: TapeDrive, target: TapeDrive, item: Committed, place: Position, buffer: RecordBuffer) -> None:
-    """Raises `EndOfData` and `IntegrityError` for what the source does, `MediaError` for the target."""
+    """Raises `_SourceFailed`, `EndOfData` and `IntegrityError` for the source, `MediaError` for the target."""
     target = TrailerDrive(target)  # it fitted the twin: what early warning leaves is room enough
     target.locate(place)
     digest = blake3()
@@ -309,7 +311,15 @@ def _records(source: TapeDrive, item: Committed, buffer: RecordBuffer) -> Iterat
         while count := source.read_record(buffer.view):
             yield buffer.view[:count]
     except MediaError as error:
-        raise IntegrityError(error.message, place=error.place, found=error.found) from error
+        raise _SourceFailed(error) from error
+
+
+class _SourceFailed(Exception):
+    """The drive from which is copied failed."""
+
+    def __init__(self, reason: MediaError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
 
 
 # -- 5. what only the journal knows
@@ -330,7 +340,7 @@ def _adopt(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, item: C
     try:
         members = [] if is_known else _read_members(cartridge, drive, item, buffer)
     except (EndOfData, MediaError, IntegrityError) as error:
-        raise library.fence(cartridge.barcode, _unreadable(cartridge, item, error)) from error
+        raise library.suspect(cartridge.barcode, _unreadable(cartridge, item, error)) from error
     with library.catalog.transaction() as connection:
         if not is_known:
             read = {facts.version_id: facts.content for facts in members if facts.content and not facts.void}
@@ -341,7 +351,7 @@ def _adopt(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, item: C
 
 def _unreadable(cartridge: Cartridge, item: Committed, error: Exception) -> MediaError:
     return MediaError(
-        "a committed tape file cannot be read back; the cartridge is fenced",
+        "a committed tape file cannot be read back",
         place=f"{cartridge.barcode} tape file {item.tape_file}",
         expected=f"BLAKE3 {item.blake3.hex()}",
         found=error.found or error.message if isinstance(error, HoldfastError) else "end of data",
