@@ -337,7 +337,5 @@ def test_law_6_resume_is_running_again_though_what_a_killed_run_committed_cannot
     flip(folder / "00001")
     report = archived(night)
     assert report.exit_code() == 0
-    assert [error.message for error in report.warnings] == [
-        "a committed tape file cannot be read back; the cartridge is fenced"
-    ]
+    assert {error.message for error in report.warnings} == {"a committed tape file cannot be read back"}
     assert back_as_they_were(vault, night, tmp_path / "back", origin="tape")

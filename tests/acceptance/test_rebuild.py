@@ -21,7 +21,7 @@ from holdfast.catalog import Catalog, files, proof, schema, tapes
 from holdfast.cli.app import run
 from holdfast.config import init_vault, open_vault
 from holdfast.durable import Journal
-from holdfast.errors import EXIT_FAILED, HoldfastError, IntegrityError, VaultError
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_FAILED, HoldfastError, IntegrityError, VaultError
 from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.rebuilding import rebuild
 from holdfast.reports import RebuildReport
@@ -240,7 +240,9 @@ def test_catalogs_that_are_damaged_on_both_sides_are_no_loss_of_files(
     } | {repr(b"/tab\tquote\"'")}, left
     with Catalog(open_vault(vault).catalog_path) as catalog, catalog.reading() as connection:
         assert [(source.name, source.host) for source in files.all_sources(connection)] == [("night", "")]
-    again = archived(night)  # neither side ends as its journal says: all is written on another pair
+    first = archived(night)  # neither side ends as its journal says; each is looked at in both drives
+    assert first.exit_code() == EXIT_DATA_AT_RISK
+    again = archived(night)  # all is written on another pair
     assert (again.exit_code(), again.unproven) == (0, []), again.errors
     assert {"HF0001L8", "HF0002L8"}.isdisjoint(again.written_on)
     with Catalog(open_vault(vault).catalog_path) as catalog, catalog.reading() as connection:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from holdfast.errors import IntegrityError
@@ -112,7 +112,9 @@ def _candidates(side: SeenSide, twin: SeenSide | None, told: Mapping[int, Told],
         if found[0].kind == LOST:
             return found
     if twin is not None and 0 < number < len(twin.known) and twin.known[number].kind != LOST:
-        found.append(twin.known[number])
+        there = twin.known[number]
+        shift = _shift(side, {item.tape_file: item.first_block for item in twin.known})
+        found.append(replace(there, first_block=there.first_block + shift))
     if number in told:
         item = told[number]
         found.append(
@@ -120,7 +122,7 @@ def _candidates(side: SeenSide, twin: SeenSide | None, told: Mapping[int, Told],
                 tape_file=number,
                 kind="object",
                 id=item.id,
-                first_block=item.first_block,
+                first_block=item.first_block + _shift(side, {n: one.first_block for n, one in told.items()}),
                 size_bytes=item.size_bytes,
                 blake3=item.blake3,
                 record_bytes=side.record_bytes,
@@ -131,6 +133,15 @@ def _candidates(side: SeenSide, twin: SeenSide | None, told: Mapping[int, Told],
     if not found:
         found += _read_whole(side, twin, seen)
     return found
+
+
+def _shift(side: SeenSide, first_blocks: Mapping[int, int]) -> int:
+    """By how many blocks this side is ahead of another one that tells its own: their labels may differ in length.
+
+    It is the same for all tape files behind the label, so a single one that is told elsewhere is a contradiction.
+    """
+    number = min((item.number for item in side.files if item.number > 0 and item.number in first_blocks), default=None)
+    return 0 if number is None else side.files[number].first_block - first_blocks[number]
 
 
 def _read_whole(side: SeenSide, twin: SeenSide | None, seen: SeenFile) -> list[Committed]:
