@@ -26,8 +26,10 @@ from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.rebuilding import rebuild
 from holdfast.reports import RebuildReport
 from holdfast.restoring import RestoreRequest, restore
-from holdfast.tape import layout, session
+from holdfast.tape import layout, prepare, session
 from holdfast.tape.drive.virtual import VirtualDrive, make_cartridge
+from holdfast.tape.journal import CartridgeIdentity
+from holdfast.tape.library import TapeLibrary
 from holdfast.testing import count_events, flip_bit, run_killed_at
 
 Capture = pytest.CaptureFixture[str]
@@ -716,4 +718,32 @@ def test_a_pair_whose_missing_side_was_replaced_is_followed_by_another_pair(
     change(night)
     report = archived(night)
     assert (report.exit_code(), report.written_on) == (0, ["HF0004L8", "HF0005L8"]), report.errors
+    back_as_it_was(vault, night, tmp_path / "back", origin="tape")
+
+
+def test_a_replacement_with_a_longer_label_can_be_rebuilt(
+    tmp_path: Path, vault: Path, night: Path, archived: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ledger may be longer, so all its tape files begin at other blocks than those of its twin."""
+    ledger = prepare._ledger
+
+    def longer(library: TapeLibrary, identity: CartridgeIdentity) -> bytes:
+        return b"\n" * 600_000 if identity.replaces else ledger(library, identity)
+
+    monkeypatch.setattr(prepare, "_ledger", longer)
+    archived_twice(night, archived)
+    flip_all(cartridge(vault, "HF0001L8"), [2])
+    verify(vault, (), everything=True)
+    assert archived(night).exit_code() == 0
+    (night / "third").write_bytes(b"a third session")
+    assert archived(night).exit_code() == 0
+    shutil.rmtree(cartridge(vault, "HF0001L8"))
+    for rooms in (("catalog",), ("journals",), ("catalog", "journals", "packs")):
+        for room in rooms:
+            for path in (vault / room).iterdir():
+                path.unlink()
+        report = rebuild(vault)
+        assert report.errors == [], rooms
+        again = archived(night)
+        assert (again.exit_code(), again.objects) == (0, 0), again.errors
     back_as_it_was(vault, night, tmp_path / "back", origin="tape")

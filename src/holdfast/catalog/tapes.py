@@ -566,10 +566,16 @@ def count_tapes(connection: Connection) -> dict[str, int]:
 
 
 def objects_of_pair(connection: Connection, pair_id: uuid.UUID) -> list[TapeFile]:
-    """The objects that are committed on the cartridges of a pair, in tape order; side A's word goes first."""
+    """The objects that are committed on the cartridges of a pair, in tape order.
+
+    Their blocks are those of one cartridge, the longest that is a side now, as far as it goes: labels differ in length.
+    """
+    gone = {item.barcode for item in replaced_cartridges(connection)}
+    barcodes = barcodes_of_pair(connection, pair_id)
+    held = [(barcode in gone, tape_files(connection, barcode)) for barcode in barcodes]
     found: dict[int, TapeFile] = {}
-    for barcode in barcodes_of_pair(connection, pair_id):
-        for item in tape_files(connection, barcode):
+    for _, items in sorted(held, key=lambda one: (one[0], -len(one[1]))):
+        for item in items:
             if item.object_id is not None:
                 found.setdefault(item.number, item)
     return [found[number] for number in sorted(found)]
