@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,10 +28,12 @@ from holdfast.rebuilding import rebuild
 from holdfast.reports import RebuildReport
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.tape import layout, prepare, session
+from holdfast.tape.changer import VirtualChanger
 from holdfast.tape.drive.virtual import VirtualDrive, make_cartridge
 from holdfast.tape.journal import CartridgeIdentity
 from holdfast.tape.library import TapeLibrary
 from holdfast.testing import count_events, flip_bit, run_killed_at
+from holdfast.values import Side
 
 Capture = pytest.CaptureFixture[str]
 
@@ -746,4 +749,40 @@ def test_a_replacement_with_a_longer_label_can_be_rebuilt(
         assert report.errors == [], rooms
         again = archived(night)
         assert (again.exit_code(), again.objects) == (0, 0), again.errors
+    back_as_it_was(vault, night, tmp_path / "back", origin="tape")
+
+
+@pytest.mark.parametrize("names", [(6, 7, 1), (6, 7, 9, 8)], ids=["sorts before the pair", "one replaces another"])
+def test_cartridges_that_took_the_place_of_others_are_told_in_their_order_when_the_catalog_is_lost(
+    tmp_path: Path,
+    vault: Path,
+    night: Path,
+    archived: Archive,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[int, ...],
+) -> None:
+    """Barcodes come in any order on real libraries."""
+    barcodes = [f"HF000{number}L8" for number in names]
+
+    def scratch(self: VirtualChanger, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
+        taken = tuple(barcode for barcode in barcodes if barcode not in known)[: len(sides)]
+        for barcode in taken:
+            make_cartridge(self.cartridge_folder(barcode), barcode, 2**26)
+        return taken
+
+    monkeypatch.setattr(VirtualChanger, "scratch", scratch)
+    archived(night)
+    for failed in (barcodes[0], *barcodes[2:-1]):
+        flip_all(cartridge(vault, failed), [1])
+        verify(vault, (), everything=True)
+        assert archived(night).exit_code() == 0
+    for path in (vault / "catalog").iterdir():
+        path.unlink()
+    assert rebuild(vault).errors == []
+    with Catalog(open_vault(vault).catalog_path) as catalog, catalog.reading() as connection:
+        (pair,) = tapes.all_pairs(connection)
+        assert {item.barcode for item in pair.cartridges} == {barcodes[1], barcodes[-1]}
+        assert all(item.fenced for item in tapes.replaced_cartridges(connection))
+    again = archived(night)
+    assert (again.exit_code(), again.objects) == (0, 0), again.errors
     back_as_it_was(vault, night, tmp_path / "back", origin="tape")
