@@ -177,7 +177,10 @@ def _loaded(folder: Path, barcode: str) -> Generator[TapeDrive, None, None]:
 
 
 def copy_tape_file(folder: Path, barcode: str, number: int, out: BinaryIO) -> int:
-    """Write the bytes of one tape file, as they lie on the cartridge, to `out`; how many. Raises `SourceError`."""
+    """Write the bytes of one tape file, as they lie on the cartridge, to `out`; how many.
+
+    Raises `SourceError` when there is none, `IntegrityError` when it ends without its file mark.
+    """
     with _loaded(folder, barcode) as drive:
         buffer = RecordBuffer(LARGEST_RECORD_BYTES)
         total = 0
@@ -188,12 +191,17 @@ def copy_tape_file(folder: Path, barcode: str, number: int, out: BinaryIO) -> in
                 out.write(buffer.view[:count])
                 total += count
         except EndOfData:
+            place = f"{barcode} tape file {number}"
             if total == 0:
                 raise SourceError(
-                    "the cartridge has no such tape file",
-                    place=f"{barcode} tape file {number}",
-                    hint="holdfast tape list",
+                    "the cartridge has no such tape file", place=place, hint="holdfast tape list"
                 ) from None
+            raise IntegrityError(
+                "a tape file ends without its file mark: what was read may not be all of it",
+                place=place,
+                found=f"end of data after {total} bytes",
+                hint="holdfast verify; its twin may have it whole",
+            ) from None
         return total
 
 

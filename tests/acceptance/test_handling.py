@@ -97,6 +97,9 @@ def test_a_tape_file_comes_out_as_it_lies_on_the_cartridge(
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert archive.getnames()[-1] == "MANIFEST"
     assert tape(vault, "read", barcodes[0], "99") == EXIT_FAILED
+    marks = vault / "library/cartridges" / barcodes[0] / "marks.jsonl"
+    marks.write_bytes(b"".join(marks.read_bytes().splitlines(keepends=True)[:1]))  # as if the mark were not written
+    assert tape(vault, "read", barcodes[0], "1") != 0
 
 
 def test_a_fenced_cartridge_is_replaced_by_the_next_archive(
