@@ -8,13 +8,15 @@ A virtual cartridge is a folder:
                         records of one size
 
 Records are written at once but are durable only after a synchronous mark; a tape file without its line in
-marks.jsonl has no file mark, and after a power cut may be anything. Writing anywhere makes all that lay behind it
+marks.jsonl has no file mark, and after a power cut may be anything. What a killed run left is put on the medium when
+the cartridge is loaded, as a drive does with what is in its buffer before it reads. Writing anywhere makes all that lay behind it
 vanish, as on tape. Near the end of the capacity writes fail and succeed in turn, as `st` does at early warning. What
 the host cannot put on its disk is a failure of the drive: it does nothing more until the cartridge is loaded again.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -33,6 +35,7 @@ from holdfast.tape.drive.timing import DriveTimer
 
 MARKS_NAME = "marks.jsonl"
 CARTRIDGE_NAME = "cartridge.json"
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(slots=True)
@@ -130,6 +133,7 @@ class VirtualDrive:
         self._new_marks: list[dict[str, Any]] = []
         self._lock = self._lock_cartridge()
         try:
+            self._settle()
             self._read_medium()
             self._marks_on_medium = len(self._files)
             self._data_end = max((int(path.name) + 1 for path in self._data_files()), default=0)
@@ -181,6 +185,20 @@ class VirtualDrive:
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
             os.close(lock)
+
+    def _settle(self) -> None:
+        """Put on the medium what a killed run wrote and did not come to sync: what is read here will be believed."""
+        if not self._journal.path.exists():
+            return
+        try:
+            with self._failing("what a killed run left cannot be put on the medium"):
+                durable.settle_file(self._journal.path)
+                durable.sync_folder(self._folder)
+        except MediaError as error:
+            # where nothing can be written, no killed run has written anything
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in NOT_WRITABLE:
+                raise
+            self._failure = None
 
     def _read_medium(self) -> None:
         for entry in self._journal.entries():

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from holdfast import durable
 from holdfast.errors import BusyError, CapacityError, IntegrityError, MediaError
 from holdfast.tape.drive import BEGIN_OF_TAPE, EarlyWarning, EndOfData, Position, TapeDrive, VirtualDrive
 from holdfast.tape.drive.virtual import CARTRIDGE_NAME, MARKS_NAME, early_warning_bytes, make_cartridge, read_cartridge
-from holdfast.testing import distinct_states, record, why_no_tracing
+from holdfast.testing import Said, Sync, distinct_states, record, why_no_tracing
 from holdfast.testing.conformance import DriveMachine, TapeDriveConformance
 from holdfast.testing.conformance.drive import MARK, read_on, write
 
@@ -436,6 +437,44 @@ def test_memory_does_not_grow_with_the_records(load: Load) -> None:
 
 
 # -- power cuts, as the kernel would let them happen
+
+LOADS = """
+import sys
+from pathlib import Path
+from holdfast.tape.drive import VirtualDrive
+drive = VirtualDrive("D", Path(sys.argv[1]))
+drive.read_record(memoryview(bytearray(2000)))
+print("read", flush=True)
+drive.abandon()
+"""
+
+
+def test_law_1_what_a_killed_run_left_is_on_the_medium_before_it_is_read(folder: Path) -> None:
+    if (reason := why_no_tracing()) is not None:
+        pytest.skip(reason)
+    drive = VirtualDrive("D", folder)
+    write(drive, [b"a" * 1000, MARK], synchronous=True)
+    drive.abandon()
+    recording = record([sys.executable, "-c", LOADS, str(folder)], roots=folder)
+    assert recording.returncode == 0
+    events = list(recording.events)
+    said = next(n for n, event in enumerate(events) if isinstance(event, Said))
+    assert {event.path for event in events[:said] if isinstance(event, Sync)} == {"marks.jsonl", "."}
+
+
+def test_a_cartridge_that_cannot_be_written_can_be_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drive = VirtualDrive("D", folder)
+    write(drive, [b"a" * 1000, MARK], synchronous=True)
+    drive.abandon()
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(durable, "settle_file", refuse)
+    drive = VirtualDrive("D", folder)
+    assert read_on(drive, 2000) == [b"a" * 1000, MARK]
+    drive.abandon()
+
 
 COMMITS = """
 import sys
