@@ -58,6 +58,9 @@ class FakeDrive:
 
     # the rest of a drive, which the fan has no use for
 
+    def erase(self) -> None:
+        raise NotImplementedError
+
     def read_record(self, buffer: memoryview) -> int:
         raise NotImplementedError
 

@@ -15,6 +15,7 @@ tell nothing. After a failure the place is unknown, and nothing is written until
 - **Marks**: synchronous MTWEOF, else MTWEOFI, which some drives refuse; then MTWEOF.
 - **Early warning**: `st` lets every second write through (ENOSPC in between). When the one fails, too, that should be
   let through, the medium has ended. A mark can be written at any time until then.
+- **Erase** is MTERASE in its short form, which some drives refuse; then a synchronous mark at the begin.
 - **Write-behind**: `st` may take a record and fail to write it only when the next one, or a mark, is asked for. What
   was written is sure after a synchronous mark, never before.
 
@@ -335,6 +336,19 @@ class StDrive:
         if error.errno != errno.EIO:
             return error.errno in _REFUSED
         return self._logical and self._position is not None and self._told_block() == self._position.block
+
+    def erase(self) -> None:
+        self.rewind()
+        self._check_writable("erase the tape")
+        try:
+            self._opened().operate(Operation.ERASE, 0)
+        except OSError as error:
+            if error.errno in _READ_ONLY or self._explained(error):
+                raise self._fail("erase the tape", error) from error
+            self.rewind()  # it does not know the operation: what reads as nothing is a mark, too
+            self.write_file_mark(synchronous=True)
+        self.rewind()
+        self._unsynced = False
 
     def _check_writable(self, what: str) -> None:
         if self.is_write_protected:
