@@ -208,7 +208,9 @@ def test_a_person_may_name_a_new_cartridge(opened: Open, person: Person) -> None
 def test_a_new_cartridge_that_was_erased_by_a_mark_is_blank(opened: Open, person: Person) -> None:
     person.mistakes = [Tape([MARK, b"data behind a mark", MARK]), Tape([MARK])]
     assert opened().scratch((Side.A,), set()) == ("HFA001L6",)
-    assert person.told[-1].endswith("it is not blank, and a new cartridge must be (a tape that begins with a file mark)")
+    assert person.told[-1].endswith(
+        "it is not blank, and a new cartridge must be (a tape that begins with a file mark)"
+    )
 
 
 def test_law_5_a_new_cartridge_that_is_not_blank_or_may_not_be_written_is_refused(opened: Open, person: Person) -> None:
