@@ -35,14 +35,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from holdfast.config import READY_TIMEOUT_S
 from holdfast.errors import BusyError, MediaError
 from holdfast.tape.drive import mtio
 from holdfast.tape.drive.mtio import Operation, Status
 from holdfast.tape.drive.protocol import BEGIN_OF_TAPE, EarlyWarning, EndOfData, EndOfMedium, Position
 
-READY_SECONDS = 120.0
-"""How long a loaded drive may take to get ready. LTO drives take up to a minute; LTO-9 measures each new cartridge at
-its first load, which takes from 20 minutes to 2 hours (Oracle, StorageTek SL150 manual)."""
+READY_SECONDS = float(READY_TIMEOUT_S)
+"""How long a loaded drive may take to get ready, where nobody says otherwise."""
 
 POLL_SECONDS = 0.25
 LARGEST_RECORD_BYTES = 2**20
@@ -188,7 +188,10 @@ class StDrive:
             node.close()
             if time.monotonic() >= end:
                 found = "no cartridge in the drive" if status.is_empty else "a drive that is not ready"
-                hint = "look at the drive's display; load the cartridge, or clean the drive, then run the command again"
+                hint = (
+                    "look at the drive's display; load the cartridge, or clean the drive, then run the command again; "
+                    "if the drive is still busy with it (LTO-9, new cartridges): raise [library] ready_timeout_s"
+                )
                 raise self._fault(
                     "take the cartridge", found, expected=f"a ready cartridge within {seconds:.0f} s", hint=hint
                 )
