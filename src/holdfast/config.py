@@ -48,6 +48,7 @@ media = "L8"
 record_size = "{record_size}"         # 256 KiB to 1 MiB; written into each cartridge's label
 object_size = "{object_size}"           # files are written in tar archives of about this size
 commit_every = "{commit_every}"         # a synchronous file mark at least this often
+start_at = "{start_at}"                # drives start when so much waits to be written, enough to stream; 0: always
 virtual_counts_as_proof = false # true lets `release` rely on virtual cartridges (law 4)
 
 [library]                       # drives behind the kernel's st driver
@@ -55,9 +56,14 @@ changer = "{changer}"           # of the kind mtx: its device, such as "/dev/tap
 drives = {drives}               # of the kind operator, without a robot: such as ["/dev/nst0", "/dev/nst1"]
 scratch_a = "{scratch_a}"       # cartridges whose barcodes begin so may be taken for side A, if they are blank
 scratch_b = "{scratch_b}"       # and for side B
+ready_timeout_s = {ready_timeout_s}           # how long a loaded drive may take; LTO-9 with new cartridges: 9000
 
 [library.elements]              # "serial number of a drive" = number of its element, where the changer does not tell
 """
+
+READY_TIMEOUT_S = 120
+"""Where the settings do not say it: LTO drives take up to a minute. LTO-9 measures each new cartridge at its first
+load, which takes from 20 minutes to 2 hours (Oracle, StorageTek SL150 manual)."""
 
 LIBRARY_KINDS = ("virtual", "mtx", "operator")
 
@@ -74,7 +80,8 @@ class BlockSettings:
 class LibrarySettings:
     """A real library: the changer's device, None where a person is the changer; how barcodes of cartridges begin that
     may be taken for either side of a pair; the element number of each drive, by serial number, as far as the changer
-    does not tell them; and, without a changer, the devices of the drives.
+    does not tell them; without a changer, the devices of the drives; and how many seconds a loaded drive may take until
+    it is ready.
     """
 
     changer: Path | None
@@ -82,11 +89,15 @@ class LibrarySettings:
     scratch_b: str
     elements: dict[str, int]
     drives: tuple[Path, ...]
+    ready_timeout_s: int = READY_TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TapeSettings:
-    """How cartridges are made and written; sizes in bytes. `library` is None for the virtual one."""
+    """How cartridges are made and written; sizes in bytes. `library` is None for the virtual one.
+
+    `start_bytes`: the drives are not started while fewer bytes than that wait to be written.
+    """
 
     library: LibrarySettings | None
     cartridge_bytes: int
@@ -95,6 +106,7 @@ class TapeSettings:
     record_bytes: int
     object_bytes: int
     commit_bytes: int
+    start_bytes: int
     virtual_counts_as_proof: bool
 
 
@@ -147,11 +159,13 @@ class InitOptions:
     record_size: str = "512 KiB"
     object_size: str = "4 GiB"
     commit_every: str = "32 GiB"
+    start_at: str = "0 B"
     library: str = "virtual"
     changer: str = ""
     drives: tuple[str, ...] = ()
     scratch_a: str = ""
     scratch_b: str = ""
+    ready_timeout_s: int = READY_TIMEOUT_S
 
 
 def vault_folder(named: Path | None) -> Path:
@@ -279,6 +293,7 @@ def parse_settings(folder: Path, document: dict[str, Any]) -> VaultSettings:
         record_bytes=reader.size("tape", "record_size", *RECORD_SIZES, multiple_of=1024),
         object_bytes=reader.size("tape", "object_size", 1, 2**50),
         commit_bytes=reader.size("tape", "commit_every", 1, 2**50),
+        start_bytes=0 if reader.is_missing("tape", "start_at") else reader.size("tape", "start_at", 0, 2**60),
         virtual_counts_as_proof=reader.value("tape", "virtual_counts_as_proof", bool),
     )
     vault_id = uuid.UUID(reader.matching("vault", "id", "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"))
@@ -294,11 +309,13 @@ def _library_of(reader: _Reader) -> LibrarySettings | None:
     scratch = {name: reader.matching("library", name, "[A-Z0-9]{1,8}") for name in ("scratch_a", "scratch_b")}
     if scratch["scratch_a"].startswith(scratch["scratch_b"]) or scratch["scratch_b"].startswith(scratch["scratch_a"]):
         raise reader.wrong("library", "scratch_b", "other barcodes than for side A", repr(scratch["scratch_b"]))
+    ready_s = reader.seconds("library", "ready_timeout_s", READY_TIMEOUT_S)
     if kind == "operator":
-        return LibrarySettings(changer=None, elements={}, drives=reader.devices("library", "drives"), **scratch)
+        drives = reader.devices("library", "drives")
+        return LibrarySettings(changer=None, elements={}, drives=drives, ready_timeout_s=ready_s, **scratch)
     changer = Path(reader.matching("library", "changer", "/.+"))
     elements = reader.numbers("library", "elements")
-    return LibrarySettings(changer=changer, elements=elements, drives=(), **scratch)
+    return LibrarySettings(changer=changer, elements=elements, drives=(), ready_timeout_s=ready_s, **scratch)
 
 
 def check_format(folder: Path, found: int) -> None:
@@ -333,6 +350,18 @@ class _Reader:
             raise self.wrong(table, key, f"text of the form {pattern}", repr(text))
         return text
 
+    def is_missing(self, table: str, key: str) -> bool:
+        """Settings that came later than the format are missing in older vaults."""
+        settings = self.document.get(table)
+        return isinstance(settings, dict) and key not in settings
+
+    def seconds(self, table: str, key: str, default: int) -> int:
+        """Whole seconds, up to a day; `default` when it is missing."""
+        found = default if self.is_missing(table, key) else self.value(table, key, int)
+        if not 1 <= found <= 86400:
+            raise self.wrong(table, key, "1 to 86400 seconds", str(found))
+        return found
+
     def numbers(self, table: str, key: str) -> dict[str, int]:
         """A table of whole numbers inside a table; an empty one when it is missing."""
         settings = cast("dict[str, Any]", self.document[table]).get(key, {})
@@ -355,7 +384,7 @@ class _Reader:
     def size(self, table: str, key: str, low: int, high: int, *, multiple_of: int = 1) -> int:
         text = self.value(table, key, str)
         try:
-            size_bytes = parse_bytes(text)
+            size_bytes = parse_bytes(text, least=min(low, 1))
         except UsageError as error:
             raise self.wrong(table, key, error.expected or "a size", repr(text)) from error
         if not low <= size_bytes <= high or size_bytes % multiple_of:

@@ -1,18 +1,19 @@
-"""Handling cartridges by hand: what is where, moving them, looking at one, taking one out of use.
+"""Handling cartridges by hand: what is where, moving them, looking at one, taking one out of use, erasing one.
 
 Each function owns the library while it works, so it waits for nobody: it is refused while another command has it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import uuid
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from holdfast.catalog import tapes
-from holdfast.errors import BusyError, IntegrityError, MediaError, SourceError
+from holdfast.errors import BusyError, IntegrityError, MediaError, SourceError, UsageError
 from holdfast.state import RunLog
 from holdfast.tape import label as labels
 from holdfast.tape.changer import Changer
@@ -20,7 +21,7 @@ from holdfast.tape.changer.opening import open_changer
 from holdfast.tape.drive import EndOfData, TapeDrive
 from holdfast.tape.foreign import identify
 from holdfast.tape.library import TapeLibrary
-from holdfast.tape.scan import RecordBuffer, read_label_volume
+from holdfast.tape.scan import RecordBuffer, is_blank, read_label_volume
 from holdfast.vault import opened, owned
 
 LARGEST_RECORD_BYTES = 2 * 2**20
@@ -135,10 +136,11 @@ def unload(folder: Path, drive: str | None = None) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What lies at the begin of a cartridge: our label, or words for what else."""
+    """What lies at the begin of a cartridge: our label, or words for what else, and its first record."""
 
     label: labels.Label | None
     words: str
+    begin: bytes = b""
 
 
 def look(folder: Path, barcode: str) -> Found:
@@ -162,17 +164,27 @@ def look_at(drive: TapeDrive) -> Found:
             count = drive.read_record(buffer.view)
         except EndOfData:
             return Found(None, error.message)
-        return Found(None, identify(bytes(buffer.view[:count])))
+        begin = bytes(buffer.view[:count])
+        return Found(None, identify(begin), begin)
 
 
 @contextmanager
 def _loaded(folder: Path, barcode: str) -> Generator[TapeDrive, None, None]:
-    with _changer(folder) as changer:
-        for name, loaded in changer.inventory().drives.items():
-            if loaded == barcode:
-                changer.unload(name)
-        drive = _empty_drive(changer)
-        yield changer.load(barcode, drive)
+    with _changer(folder) as changer, _in_a_drive(changer, barcode) as drive:
+        yield drive
+
+
+@contextmanager
+def _in_a_drive(changer: Changer, barcode: str) -> Generator[TapeDrive, None, None]:
+    """The cartridge, freshly loaded; it goes back whatever happens."""
+    for name, loaded in changer.inventory().drives.items():
+        if loaded == barcode:
+            changer.unload(name)
+    drive = _empty_drive(changer)
+    opened = changer.load(barcode, drive)
+    try:
+        yield opened
+    finally:
         changer.unload(drive)
 
 
@@ -217,3 +229,92 @@ def fence(folder: Path, barcode: str, reason: str) -> None:
         if barcode not in known:
             raise SourceError("no such cartridge", place=barcode, hint="holdfast tape list shows those of the vault")
         library.fence(barcode, MediaError(reason, place=barcode))
+
+
+# -- erasing
+
+
+def erase(folder: Path, barcode: str, confirm: Callable[[Found], None], *, labelled: str | None = None) -> Found:
+    """Erase a cartridge that is of no use as it is, so that it can be taken as a new one; what stood on it.
+
+    `confirm` is told what stands on it, and raises unless that may go. `labelled`: the barcode in its label, where its
+    sticker has another one. When this returns, the tape was read and found blank. Killed in the middle, it is done
+    again by the same call.
+
+    Law 5: raises `UsageError` for every cartridge that catalog or journals know, fenced and replaced ones too, and for
+    one whose label is this vault's, whatever its sticker says. Raises `MediaError` for one that is write-protected, or
+    whose begin cannot be read.
+    """
+    with owned(folder, "tape erase") as vault, TapeLibrary(vault.settings, vault.catalog) as library:
+        _refuse_known(library, barcode)
+        with _in_a_drive(library.changer, barcode) as drive:
+            found = look_at(drive)
+            _refuse_volume(library, barcode, found)
+            _refuse_relabelled(barcode, found, labelled)
+            confirm(found)
+            drive.erase()
+            if not is_blank(drive, RecordBuffer(LARGEST_RECORD_BYTES)):
+                raise _not_erased(barcode)
+    return found
+
+
+def _refuse_known(library: TapeLibrary, barcode: str) -> None:
+    with library.catalog.reading() as connection:
+        is_known = barcode in tapes.all_barcodes(connection)
+    if is_known or library.journal(barcode).path.exists():
+        raise UsageError(
+            "a cartridge of this vault is never erased",
+            place=barcode,
+            expected="a cartridge that neither its catalog nor its journals know",
+            found=f"{barcode} is known; it counts also when it is fenced or was replaced",
+            hint=f"keep it; to have it out of the way: holdfast tape export {barcode}",
+        )
+
+
+def _refuse_volume(library: TapeLibrary, barcode: str, found: Found) -> None:
+    """The sticker may be another one's; and a label of ours may be damaged, but for its first bytes."""
+    volumes = _known_volumes(library)
+    if found.label is not None:
+        is_ours = found.label.vault_id == library.settings.id or found.label.volume_id in volumes
+    else:
+        is_ours = any(str(volume).encode() in found.begin for volume in volumes)
+    if is_ours:
+        raise UsageError(
+            "a cartridge that this vault wrote is never erased",
+            place=barcode,
+            expected="the label of another vault, or none",
+            found=found.words,
+            hint="keep it; to make it known, if this vault does not know it any more: holdfast rebuild",
+        )
+
+
+def _known_volumes(library: TapeLibrary) -> set[uuid.UUID]:
+    """Of every cartridge that catalog or journals know."""
+    with library.catalog.reading() as connection:
+        known = [item for pair in tapes.all_pairs(connection) for item in pair.cartridges]
+        volumes = {item.volume_id for item in [*known, *tapes.replaced_cartridges(connection)]}
+    paths = set(library.settings.journals_folder.glob("*.jsonl")) - {library.evidence_journal.path}
+    states = (library.journal(path.stem).state() for path in paths)
+    return volumes | {state.identity.volume_id for state in states if state is not None}
+
+
+def _refuse_relabelled(barcode: str, found: Found, labelled: str | None) -> None:
+    if found.label is not None and found.label.barcode not in (barcode, labelled):
+        other = found.label.barcode
+        raise UsageError(
+            "the label of the cartridge carries another barcode than its sticker; nothing was erased",
+            place=barcode,
+            expected=f"the label of {barcode}",
+            found=f"the label of {other}, of vault {found.label.vault_id}",
+            hint=f"see which cartridge it is; to erase it: holdfast tape erase {barcode} --labelled {other}",
+        )
+
+
+def _not_erased(barcode: str) -> MediaError:
+    return MediaError(
+        "the cartridge was erased, and is not blank",
+        place=barcode,
+        expected="nothing, or a file mark and nothing else, at its begin",
+        found="data",
+        hint="try it in the other drive; if it stays so, take the cartridge out of the library",
+    )

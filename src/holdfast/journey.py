@@ -1,6 +1,6 @@
 """A file's whole way, top to bottom.
 
-    archive    discover → store (or note, in place) → dump on a pair → verify both → conclude
+    archive    discover → store (or note, in place) → [enough staged?] → dump on a pair → verify both → conclude
     restore    find the versions → plant them, from the store or from tape, twin by twin (`holdfast.restoring`)
     verify     read cartridges back in full, store the evidence
 
@@ -19,7 +19,7 @@ from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, W
 from holdfast.tape.contents import StoredContents
 from holdfast.tape.dump import DumpResult
 from holdfast.tape.library import TapeLibrary
-from holdfast.tape.pairs import PairsToWrite, dump_session, smallest_room
+from holdfast.tape.pairs import PairsToWrite, dump_session, is_anything_unwritten, is_whole, smallest_room
 from holdfast.tape.plan import fits_blank
 from holdfast.tape.sample import Sample
 from holdfast.tape.verify import adopt_evidence, fence_unreadable, verify_pair, wanted_files, wants_verifying
@@ -28,7 +28,7 @@ from holdfast.trees.noting import InPlaceContents, NotingRecorder
 from holdfast.trees.scope import Scope, check_paths, find_scopes
 from holdfast.trees.storing import StoringRecorder
 from holdfast.trees.walk import Entry, walk
-from holdfast.values import Kind, show_path
+from holdfast.values import Kind, show_bytes, show_path
 from holdfast.vault import Vault, owned
 
 IN_PLACE_ROUNDS = 3
@@ -43,6 +43,8 @@ class ArchiveRequest:
     source_name: str | None = None
     in_place: bool = False
     recheck: bool = False
+    now: bool = False
+    """Write on tape however little is staged."""
 
 
 def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -> ArchiveReport:
@@ -59,18 +61,15 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
         _adopt(library)
         scopes = find_scopes(vault.catalog, request.paths, request.source_name)
         _discover(vault, scopes, report, watch)
-        restless: list[HoldfastError] = []
-        for _ in range(IN_PLACE_ROUNDS):
-            _keep(vault, scopes, request, report, watch)
+        _keep(vault, scopes, request, report, watch)
+        if request.now or _is_time_to_write(vault, library, report, watch):
             restless = _dump(vault, library, report, watch)
-            if not restless:
-                break
-        report.errors += restless
-        told = len(report.errors)
-        _verify_new(library, report, watch)
-        if _fence_unreadable(library, report, told, watch):
-            report.errors += _dump(vault, library, report, watch)
-            _verify_new(library, report, watch)
+            for _ in range(IN_PLACE_ROUNDS - 1):
+                if restless:
+                    _keep(vault, scopes, request, report, watch)
+                    restless = _dump(vault, library, report, watch)
+            report.errors += restless
+            _make_proven(vault, library, report, watch)
         _conclude(vault, scopes, report)
     return report
 
@@ -163,6 +162,33 @@ def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: 
         )
         total.merge(keeper.keep(scope.below))
     return total
+
+
+def _is_time_to_write(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> bool:
+    """Whether enough is staged for drives to stream; if not, the report says so.
+
+    What a run began is ended whatever is staged (law 6): pairs that are not whole, and what is not proven yet.
+    """
+    with vault.catalog.reading() as connection:
+        staged_bytes = tapes.count_unwritten_bytes(connection)
+    wanted_bytes = vault.settings.tape.start_bytes
+    if staged_bytes >= wanted_bytes or not is_anything_unwritten(library):
+        return True
+    pairs = [pair for pair in library.pairs() if pair.state != "fenced"]
+    if any(not is_whole(library, pair) or wants_verifying(library, pair) for pair in pairs):
+        return True
+    report.staged_bytes, report.wanted_bytes = staged_bytes, wanted_bytes
+    watch.say(f"staged {show_bytes(staged_bytes)} of the {show_bytes(wanted_bytes)} at which the drives start")
+    return False
+
+
+def _make_proven(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> None:
+    """Verify what is not proven yet; what that finds bad is written and verified once more."""
+    told = len(report.errors)
+    _verify_new(library, report, watch)
+    if _fence_unreadable(library, report, told, watch):
+        report.errors += _dump(vault, library, report, watch)
+        _verify_new(library, report, watch)
 
 
 def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> list[HoldfastError]:

@@ -143,10 +143,15 @@ class VerifyReport(Report):
 
 @dataclass(slots=True)
 class ArchiveReport(VerifyReport):
-    """What `archive` did. `unproven`: at most a hundred names of what has no two verified copies."""
+    """What `archive` did. `unproven`: at most a hundred names of what has no two verified copies.
+
+    `staged_bytes` wait until there are `wanted_bytes` for the drives; both are 0 when nothing waits.
+    """
 
     in_place: bool = False
     source_bytes: int = 0
+    staged_bytes: int = 0
+    wanted_bytes: int = 0
     kept: Kept = field(default_factory=Kept)
     objects: int = 0
     written_bytes: int = 0

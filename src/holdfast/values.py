@@ -208,11 +208,11 @@ DECIMAL_UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10*
 UNITS = DECIMAL_UNITS | {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-def parse_bytes(text: str) -> int:
-    """Read a size such as `4 GiB`, `12TB` or `65536`. Raises `UsageError` for anything else or for less than 1."""
+def parse_bytes(text: str, *, least: int = 1) -> int:
+    """Read a size such as `4 GiB`, `12TB` or `65536`. Raises `UsageError` for anything else or for less than `least`."""
     found = re.fullmatch(r"\s*([0-9]{1,30}(?:\.[0-9]{1,30})?)\s*([A-Za-z]*)\s*", text)
-    size_bytes = int(Fraction(found[1]) * UNITS.get(found[2], 0)) if found else 0
-    if size_bytes < 1:
+    size_bytes = int(Fraction(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else -1
+    if size_bytes < least:
         raise UsageError("not a size", expected="a number and a unit, such as '4 GiB' or '12 TB'", found=repr(text))
     return size_bytes
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
+import uuid
 from pathlib import Path
 
 import pytest
-from tests.acceptance.conftest import Archive
+from tests.acceptance.conftest import SMALL, Archive
 from tests.acceptance.nights import differences, make_night
 
+from holdfast import handling
 from holdfast.cli.app import run
+from holdfast.config import init_vault
 from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_FAILED, EXIT_OPERATOR, EXIT_USAGE
-from holdfast.journey import verify
+from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.tape.changer.opening import open_changer
 from holdfast.tape.drive import VirtualDrive
 from holdfast.tape.drive.virtual import make_cartridge
+from holdfast.testing.tapefaults import ProcessStopped, TapeFault, Trouble, Troubles, faulty_library
 from holdfast.vault import owned
 
 Capture = pytest.CaptureFixture[str]
@@ -153,3 +158,172 @@ def test_status_tells_what_is_in_the_drives_and_who_has_them(vault: Path, barcod
     document = json.loads(capsys.readouterr().out)
     assert document["drives"] == []
     assert "'holdfast archive', process" in document["owner"]
+
+
+# -- erasing
+
+
+def cartridge(vault: Path, barcode: str) -> Path:
+    return vault / "library/cartridges" / barcode
+
+
+def held(vault: Path, barcode: str) -> dict[str, bytes]:
+    """Every byte of a virtual cartridge."""
+    return {path.name: path.read_bytes() for path in sorted(cartridge(vault, barcode).iterdir())}
+
+
+def put_foreign(vault: Path, barcode: str) -> None:
+    make_cartridge(cartridge(vault, barcode), barcode, 2**26)
+    drive = VirtualDrive("D", cartridge(vault, barcode))
+    drive.write_record(memoryview(b"VOL1ABC123L" + b" " * 69))
+    drive.close()
+
+
+def put_other_vaults(vault: Path, night: Path, barcode: str = "HF0001L8") -> uuid.UUID:
+    """A cartridge of another vault in this one's library, under this sticker; the other vault's id."""
+    other = vault.with_name("other")
+    settings = init_vault(other, SMALL)
+    archive(other, ArchiveRequest(paths=(night,)))
+    make_sticker(cartridge(other, "HF0001L8"), barcode)
+    cartridge(vault, "").mkdir(exist_ok=True)
+    cartridge(other, "HF0001L8").rename(cartridge(vault, barcode))
+    return settings.id
+
+
+def make_sticker(folder: Path, barcode: str) -> None:
+    path = folder / "cartridge.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"barcode": barcode}))
+
+
+def erase(vault: Path, barcode: str, *words: str) -> int:
+    return tape(vault, "erase", barcode, "--confirm", barcode, *words)
+
+
+def test_a_foreign_cartridge_is_left_alone_until_it_is_erased_and_taken_then(
+    vault: Path, night: Path, archived: Archive, capsys: Capture
+) -> None:
+    put_foreign(vault, "HF0001L8")
+    before = held(vault, "HF0001L8")
+    assert archived(night).written_on == ["HF0002L8", "HF0003L8"]
+    assert held(vault, "HF0001L8") == before
+    assert erase(vault, "HF0001L8") == 0
+    told = capsys.readouterr()
+    assert "HF0001L8 holds: a tape with ANSI labels, volume 'ABC123'" in told.err
+    assert told.out == "HF0001L8 is erased, was read, and is blank\n"
+    assert where(vault, capsys)["HF0001L8"] is None
+    assert tape(vault, "fence", "HF0002L8", "--why", "dropped", "--confirm", "HF0002L8") == 0
+    report = archived(night)
+    assert (report.exit_code(), report.written_on) == (0, ["HF0001L8", "HF0003L8"])
+
+
+def test_a_cartridge_of_another_vault_is_said_and_erased(
+    vault: Path, night: Path, archived: Archive, capsys: Capture
+) -> None:
+    other = put_other_vaults(vault, night)
+    assert tape(vault, "erase", "HF0001L8", "--confirm", "HF0001L8", "--json") == 0
+    told = capsys.readouterr()
+    assert f"vault {other}, pair " in told.err
+    assert "holdfast rebuild HF0001L8" in told.err
+    document = json.loads(told.out)
+    assert (document["barcode"], document["erased"]) == ("HF0001L8", True)
+    assert document["held"]["label"]["vault_id"] == str(other)
+    assert list(held(vault, "HF0001L8")) == ["cartridge.json"]
+    assert archived(night).written_on == ["HF0001L8", "HF0002L8"]
+
+
+def test_a_label_with_another_barcode_than_the_sticker_must_be_named(vault: Path, night: Path, capsys: Capture) -> None:
+    put_other_vaults(vault, night, "ZZ0001L8")
+    before = held(vault, "ZZ0001L8")
+    for words in ((), ("--labelled", "HF0002L8")):
+        assert erase(vault, "ZZ0001L8", *words) == EXIT_USAGE
+        assert "holdfast tape erase ZZ0001L8 --labelled HF0001L8" in capsys.readouterr().err
+    assert held(vault, "ZZ0001L8") == before
+    assert erase(vault, "ZZ0001L8", "--labelled", "HF0001L8") == 0
+    assert list(held(vault, "ZZ0001L8")) == ["cartridge.json"]
+
+
+def test_law_5_no_cartridge_of_the_vault_is_erased_whatever_its_state(
+    vault: Path, night: Path, barcodes: list[str], archived: Archive, capsys: Capture
+) -> None:
+    def refused(barcode: str) -> None:
+        before = held(vault, barcode)
+        capsys.readouterr()
+        assert erase(vault, barcode) == EXIT_USAGE
+        assert f"holdfast tape export {barcode}" in capsys.readouterr().err
+        assert held(vault, barcode) == before
+
+    refused(barcodes[0])
+    assert tape(vault, "fence", barcodes[1], "--why", "dropped", "--confirm", barcodes[1]) == 0
+    refused(barcodes[1])
+    assert archived(night).exit_code() == 0
+    refused(barcodes[1])  # replaced now
+    shutil.rmtree(vault / "catalog")
+    (vault / "catalog").mkdir()
+    for barcode in barcodes:  # the journals know them still
+        refused(barcode)
+
+
+@pytest.mark.parametrize("damage", [b"", b"VOLUME.json", b"holdfast_tape"])
+def test_law_5_a_cartridge_of_the_vault_is_known_by_its_label_whatever_its_sticker_says(
+    vault: Path, barcodes: list[str], capsys: Capture, damage: bytes
+) -> None:
+    cartridge(vault, barcodes[1]).rename(cartridge(vault, "ZZ0009L8"))
+    make_sticker(cartridge(vault, "ZZ0009L8"), "ZZ0009L8")
+    label = cartridge(vault, "ZZ0009L8") / "00000"
+    label.write_bytes(label.read_bytes().replace(damage, b"?" * len(damage), 1))
+    before = held(vault, "ZZ0009L8")
+    assert erase(vault, "ZZ0009L8", "--labelled", barcodes[1]) == EXIT_USAGE
+    assert "a cartridge that this vault wrote is never erased" in capsys.readouterr().err
+    assert held(vault, "ZZ0009L8") == before
+
+
+def test_law_5_a_cartridge_that_the_vault_forgot_is_still_its_own(
+    vault: Path, barcodes: list[str], capsys: Capture
+) -> None:
+    for room in ("catalog", "journals"):
+        shutil.rmtree(vault / room)
+        (vault / room).mkdir()
+    before = held(vault, barcodes[0])
+    assert erase(vault, barcodes[0]) == EXIT_USAGE
+    assert "holdfast rebuild" in capsys.readouterr().err
+    assert held(vault, barcodes[0]) == before
+
+
+def test_erasing_demands_the_barcode(vault: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_foreign(vault, "HF0001L8")
+    before = held(vault, "HF0001L8")
+    assert tape(vault, "erase", "HF0001L8", "--confirm", "HF0002L8") == EXIT_USAGE
+    assert "ANSI labels" not in capsys.readouterr().err  # nothing was moved
+    monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
+    assert tape(vault, "erase", "HF0001L8") == EXIT_USAGE
+    told = capsys.readouterr().err
+    assert told.index("ANSI labels") < told.index("type HF0001L8 to erase it") < told.index("not confirmed")
+    assert held(vault, "HF0001L8") == before
+    assert where(vault, capsys)["HF0001L8"] is None
+    monkeypatch.setattr("sys.stdin", io.StringIO("HF0001L8\n"))
+    assert tape(vault, "erase", "HF0001L8") == 0
+    assert list(held(vault, "HF0001L8")) == ["cartridge.json"]
+    assert tape(vault, "erase", "XX0001L8", "--confirm", "XX0001L8") == EXIT_OPERATOR
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_law_6_erasing_is_done_again_after_it_was_stopped(
+    vault: Path, night: Path, archived: Archive, capsys: Capture, after: bool
+) -> None:
+    put_foreign(vault, "HF0001L8")
+    troubles = Troubles([TapeFault(Trouble.STOPPED, operation="erase", after=after)])
+    with faulty_library(troubles), pytest.raises(ProcessStopped):
+        handling.erase(vault, "HF0001L8", lambda _: None)
+    troubles.demand_all_happened()
+    assert erase(vault, "HF0001L8") == 0
+    assert where(vault, capsys)["HF0001L8"] is None
+    assert archived(night).written_on == ["HF0001L8", "HF0002L8"]
+
+
+def test_a_cartridge_that_is_not_blank_afterwards_is_told(
+    vault: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_foreign(vault, "HF0001L8")
+    monkeypatch.setattr(VirtualDrive, "erase", VirtualDrive.rewind)
+    assert erase(vault, "HF0001L8") == EXIT_DATA_AT_RISK
+    assert "was erased, and is not blank" in capsys.readouterr().err

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 from tests.acceptance.nights import differences, make_night
 from tests.unit.tape.changer.test_operator import DEVICES, Person
+from tests.unit.tape.drive.fake_st import MARK, Tape
 
 from holdfast.config import InitOptions, VaultSettings, init_vault
-from holdfast.errors import EXIT_OPERATOR, OperatorNeeded
+from holdfast.errors import EXIT_OPERATOR, MediaError, OperatorNeeded
+from holdfast.handling import erase
 from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.tape.changer.opening import expected_on
-from holdfast.tape.changer.operator import Asker, NobodyThere, OperatorChanger, OperatorOptions
+from holdfast.tape.changer.operator import ATTEMPTS, Asker, NobodyThere, OperatorChanger, OperatorOptions
 
 
 class Desk:
@@ -67,3 +69,28 @@ def test_a_night_to_two_drives_and_a_person(desk: Desk, tmp_path: Path) -> None:
     desk.asker = desk.person
     assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).exit_code() == 0
     assert differences(night, tmp_path / "back/night") == []
+
+
+def test_a_foreign_cartridge_is_refused_erased_and_taken(desk: Desk, tmp_path: Path) -> None:
+    night, vault = make_night(tmp_path / "night"), tmp_path / "vault"
+    drives = tuple(map(str, DEVICES.values()))
+    init_vault(vault, InitOptions(library="operator", drives=drives, scratch_a="HFA", scratch_b="HFB"))
+    foreign = desk.person.shelf["HFA001L6"] = Tape([b"VOL1ABC123L" + b" " * 69, MARK], is_write_protected=True)
+    desk.person.mistakes = [foreign] * ATTEMPTS
+    assert archive(vault, ArchiveRequest(paths=(night,))).exit_code() == EXIT_OPERATOR
+    assert foreign.items[0] is not None
+
+    told: list[str] = []
+    with pytest.raises(MediaError, match="write-protected") as caught:
+        erase(vault, "HFA001L6", lambda found: told.append(found.words))
+    assert "tab" in str(caught.value.hint)
+    assert told == ["a tape with ANSI labels, volume 'ABC123'"]
+    foreign.is_write_protected = False
+    for drive in desk.person.drives.values():
+        drive.erases = False
+    erase(vault, "HFA001L6", lambda found: told.append(found.words))
+    assert foreign.items == [MARK]
+    assert all(drive.tape is None for drive in desk.person.drives.values())
+    report = archive(vault, ArchiveRequest(paths=(night,)))
+    assert (report.exit_code(), report.written_on) == (0, ["HFA001L6", "HFB001L6"])
+    assert len(foreign.items) > 3

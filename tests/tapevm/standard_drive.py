@@ -60,7 +60,7 @@ class Drive:
         self.commands: dict[int, Callable[[bytes, bytes], bytes]] = {
             0x00: self._ready, 0x01: self._rewind, 0x05: self._limits, 0x08: self._read, 0x0A: self._write,
             0x10: self._marks, 0x11: self._space, 0x12: self._inquiry, 0x15: self._ignore, 0x1A: self._mode,
-            0x1B: self._load, 0x1E: self._ignore, 0x2B: self._locate, 0x34: self._position, 0xA0: self._units,
+            0x19: self._erase, 0x1B: self._load, 0x1E: self._ignore, 0x2B: self._locate, 0x34: self._position, 0xA0: self._units,
             BLANK_CARTRIDGE: self._blank, CUT_POWER: self._cut, BREAK_BLOCK: self._break, PROTECT: self._protect,
         }  # fmt: skip
 
@@ -173,6 +173,15 @@ class Drive:
         if not command[1] & 1:
             self.cartridge.durable = len(self.cartridge.items)
         self._warn()
+        return b""
+
+    def _erase(self, command: bytes, data: bytes) -> bytes:
+        """The short way: an end of data here, on the medium when it is told."""
+        self._ready(command, data)
+        if command[1] & 1:
+            raise Check(ILLEGAL, 0x2400)
+        self._cut_off()
+        self.cartridge.durable = len(self.cartridge.items)
         return b""
 
     # -- moving

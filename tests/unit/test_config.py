@@ -27,6 +27,7 @@ from holdfast.config import (
 )
 from holdfast.errors import CapacityError, UsageError, VaultError
 
+REAL = InitOptions(library="mtx", changer="/dev/sg3", scratch_a="HFA", scratch_b="HFB")
 ROOMS = ["catalog", "journals", "library", "packs", "scratch", "state"]
 
 
@@ -263,6 +264,9 @@ WRONG = [
     ('media = "L8"', 'media = "LTO8"', "[tape] media"),
     ("virtual_counts_as_proof = false", 'virtual_counts_as_proof = "no"', "[tape] virtual_counts_as_proof"),
     ("virtual_counts_as_proof = false", "virtual_counts_as_proof = 0", "[tape] virtual_counts_as_proof"),
+    ('start_at = "0 B"', "start_at = 0", "[tape] start_at"),
+    ('start_at = "0 B"', 'start_at = "soon"', "[tape] start_at"),
+    ('start_at = "0 B"', 'start_at = "5 bananas"', "[tape] start_at"),
     ("format = 1", "format = true", "[vault] format"),
     ("format = 1", 'format = "1"', "[vault] format"),
     ('id = "', 'id = "x', "[vault] id"),
@@ -320,8 +324,32 @@ def test_a_wrong_option_is_wrong_use_and_makes_nothing(folder: Path, name: str, 
 
 def test_the_template_says_which_settings_there_are() -> None:
     for name in InitOptions.__slots__:
-        shown = f"{{{name}}}" if name == "drives" else f'"{{{name}}}"'
+        shown = f"{{{name}}}" if name in ("drives", "ready_timeout_s") else f'"{{{name}}}"'
         assert f"{name} = {shown}" in config.SETTINGS_TEMPLATE
+
+
+def test_a_vault_from_before_a_setting_has_its_default(folder: Path) -> None:
+    made = init_vault(folder, replace(REAL, ready_timeout_s=9000, start_at="200 GB"))
+    assert made.tape.start_bytes == 200 * 10**9
+    assert made.tape.library is not None
+    assert made.tape.library.ready_timeout_s == 9000
+    path = folder / "holdfast.toml"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(("start_at", "ready_timeout_s"))))
+    older = open_vault(folder)
+    assert older.tape.start_bytes == 0
+    assert older.tape.library is not None
+    assert older.tape.library.ready_timeout_s == 120
+
+
+@pytest.mark.parametrize("told", ["0", '"120 s"', "86401", "true", "1.5"])
+def test_a_wait_that_cannot_be_meant_is_named(folder: Path, told: str) -> None:
+    init_vault(folder, REAL)
+    edit(folder, "ready_timeout_s = 120", f"ready_timeout_s = {told}")
+    with pytest.raises(VaultError) as caught:
+        open_vault(folder)
+    assert caught.value.message == "wrong setting [library] ready_timeout_s"
+    assert caught.value.expected
 
 
 def test_comments_and_further_settings_are_passed_over(folder: Path) -> None:
@@ -334,8 +362,6 @@ def test_comments_and_further_settings_are_passed_over(folder: Path) -> None:
 
 
 # -- real libraries
-
-REAL = InitOptions(library="mtx", changer="/dev/sg3", scratch_a="HFA", scratch_b="HFB")
 
 
 def test_a_real_library_is_named_by_its_changer_and_its_pools(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ def archive(
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Read every file again, even if it looks unchanged.")
     ] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Write on tape even if less is staged than [tape] start_at says.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Keep, dump to two tapes, verify both, report: the main job.
@@ -41,7 +44,7 @@ def archive(
     Example: holdfast archive /data/2026-11-21 --vault /archive/vault
     """
     folder = vault_folder(vault)
-    request = ArchiveRequest(paths=tuple(paths), source_name=source, in_place=in_place, recheck=recheck)
+    request = ArchiveRequest(paths=tuple(paths), source_name=source, in_place=in_place, recheck=recheck, now=now)
     report = run_archive(folder, request, watch(as_json=as_json))
     if as_json:
         print_json(as_document(report) | {"exit_code": report.exit_code()})
@@ -84,6 +87,9 @@ def _lines(report: ArchiveReport) -> list[tuple[str, str]]:
 
 
 def _written(report: ArchiveReport) -> str:
+    if report.wanted_bytes:
+        staged, wanted = show_bytes(report.staged_bytes), show_bytes(report.wanted_bytes)
+        return f"{staged} staged; the drives start at {wanted}, or with --now"
     if not report.written_on:
         return "nothing new to write"
     size = show_bytes(report.written_bytes)
@@ -132,4 +138,9 @@ def _verdict(report: ArchiveReport) -> str:
             f"PROVEN: all {totals['proven']} files, folders and links have two verified copies. "
             f"Get them back with: holdfast restore --vault {report.vault} --to DIR"
         )
-    return f"NOT ALL PROVEN: {totals['proven']} of {totals['versions']} have two verified copies; keep the source."
+    verdict = f"NOT ALL PROVEN: {totals['proven']} of {totals['versions']} have two verified copies; keep the source."
+    return f"{verdict} {_how_to_write(report)}".rstrip()
+
+
+def _how_to_write(report: ArchiveReport) -> str:
+    return f"To write now: holdfast archive --now --vault {report.vault} PATH..." if report.wanted_bytes else ""

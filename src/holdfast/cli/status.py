@@ -30,6 +30,8 @@ def status(vault: VaultOption = None, as_json: JsonOption = False) -> int:
                 {"name": s.name, "host": s.host, "root": show_path(s.root)} for s in files.all_sources(connection)
             ]
             facts |= files.count_store(connection) | tapes.count_tapes(connection) | proof.count_proven(connection)
+            facts["staged_bytes"] = tapes.count_unwritten_bytes(connection)
+            facts["start_at_bytes"] = open_vault.settings.tape.start_bytes
             facts["problems"] = proof.count_problems(connection)
         facts["runs"] = [_run_fields(run) for run in RunLog(open_vault.settings.state_path).latest(5)]
     if as_json:
@@ -48,6 +50,15 @@ def _is_alive(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
+def _staged(facts: dict[str, Any]) -> str:
+    staged = f"{show_bytes(facts['staged_bytes'])} to be written on tape"
+    if facts["staged_bytes"] >= facts["start_at_bytes"]:
+        return staged
+    return (
+        f"{staged}; the drives start at {show_bytes(facts['start_at_bytes'])}, or with: holdfast archive --now PATH..."
+    )
+
+
 def _show(facts: dict[str, Any]) -> None:
     out = console()
     out.print(f"vault       {facts['vault']}")
@@ -57,6 +68,8 @@ def _show(facts: dict[str, Any]) -> None:
     out.print(
         f"tape        {facts['objects']} objects on {facts['cartridges']} cartridges ({show_bytes(facts['tape_bytes'])})"
     )
+    if facts["staged_bytes"]:
+        out.print(f"staged      {_staged(facts)}")
     out.print(f"proven      {facts['proven']} of {facts['versions']} files, folders and links have two verified copies")
     if facts["problems"]:
         out.print(

@@ -174,8 +174,7 @@ def label(barcode: BarcodeArgument, vault: VaultOption = None, as_json: JsonOpti
     """
     found = handling.look(vault_folder(vault), barcode)
     if as_json:
-        label_document = None if found.label is None else json.loads(encode_volume(found.label))
-        print_json({"barcode": barcode, "words": found.words, "label": label_document})
+        print_json({"barcode": barcode} | _found_fields(found))
     else:
         console().print(f"{barcode}: {found.words}")
     return 0
@@ -196,13 +195,24 @@ def read(
     return 0
 
 
+ConfirmOption = Annotated[
+    str | None,
+    typer.Option("--confirm", metavar="BARCODE", help="The barcode once more, instead of being asked for it."),
+]
+
+
+def _demand(barcode: str, said: str | None, what: str) -> None:
+    """Raise `UsageError` unless the person says the barcode, now or before."""
+    said = typer.prompt(f"type {barcode} to {what} it", err=True) if said is None else said
+    if said != barcode:
+        raise UsageError("not confirmed; nothing was done", expected=barcode, found=said)
+
+
 @app.command()
 def fence(
     barcode: BarcodeArgument,
     why: Annotated[str, typer.Option(metavar="TEXT", help="The reason; `holdfast tape list --json` shows it.")],
-    confirm: Annotated[
-        str | None, typer.Option(metavar="BARCODE", help="The barcode once more, instead of being asked for it.")
-    ] = None,
+    confirm: ConfirmOption = None,
     vault: VaultOption = None,
 ) -> int:
     """Take a cartridge out of use, for ever: it was dropped, lost, or is not to be trusted.
@@ -212,9 +222,52 @@ def fence(
 
     Example: holdfast tape fence HF0002L8 --why 'it was dropped'
     """
-    said = typer.prompt(f"type {barcode} to fence it", err=True) if confirm is None else confirm
-    if said != barcode:
-        raise UsageError("not confirmed; nothing was done", expected=barcode, found=said)
+    _demand(barcode, confirm, "fence")
     handling.fence(vault_folder(vault), barcode, why)
     console().print(f"{barcode} is fenced; run holdfast archive again to copy its twin to another cartridge")
     return 0
+
+
+@app.command()
+def erase(
+    barcode: BarcodeArgument,
+    labelled: Annotated[
+        str | None, typer.Option(metavar="BARCODE", help="What its label says, where its sticker says something else.")
+    ] = None,
+    confirm: ConfirmOption = None,
+    vault: VaultOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Erase a cartridge that is not of this vault, so that it can be taken as a new one.
+
+    It is loaded, what stands on it is said, and the barcode must be typed. A cartridge of this vault is never erased.
+
+    Example: holdfast tape erase HF0009L8
+    """
+    if confirm is not None:
+        _demand(barcode, confirm, "erase")  # before anything is moved
+
+    def ask(found: handling.Found) -> None:
+        for line in _told_before_erasing(barcode, found):
+            typer.echo(line, err=True)
+        _demand(barcode, confirm, "erase")
+
+    found = handling.erase(vault_folder(vault), barcode, ask, labelled=labelled)
+    if as_json:
+        print_json({"barcode": barcode, "erased": True, "held": _found_fields(found)})
+    else:
+        console().print(f"{barcode} is erased, was read, and is blank")
+    return 0
+
+
+def _told_before_erasing(barcode: str, found: handling.Found) -> list[str]:
+    lines = [f"{barcode} holds: {found.words}"]
+    if (label := found.label) is not None:
+        lines.append(f"  vault {label.vault_id}, pair {label.pair_id}, begun {label.created}")
+        lines.append(f"  to make it known to this vault instead: holdfast rebuild {barcode}")
+    return lines
+
+
+def _found_fields(found: handling.Found) -> dict[str, Any]:
+    label_document = None if found.label is None else json.loads(encode_volume(found.label))
+    return {"words": found.words, "label": label_document}

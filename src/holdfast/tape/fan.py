@@ -2,6 +2,9 @@
 
 The producer fills a record; when it is full it goes to every drive, and its buffer comes back when the slowest has
 written it. So the source is read once, memory is bounded, and no drive waits for the other by more than the ring.
+
+The drives get nothing before the ring is full, or there is no more to come: a tape that starts while its source still
+begins slowly runs out of data, stops and goes back. After each `wait` the ring is filled anew, as the tapes stand.
 """
 
 from __future__ import annotations
@@ -43,9 +46,9 @@ class _Ring:
     def __init__(self, record_bytes: int) -> None:
         self._free: queue.SimpleQueue[_Record] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        count = max(4, RING_BYTES // record_bytes)
-        memory = memoryview(mmap.mmap(-1, count * record_bytes))
-        for number in range(count):
+        self.count = max(4, RING_BYTES // record_bytes)
+        memory = memoryview(mmap.mmap(-1, self.count * record_bytes))
+        for number in range(self.count):
             self._free.put(_Record(memory[number * record_bytes : (number + 1) * record_bytes]))
 
     def take(self) -> _Record:
@@ -127,6 +130,7 @@ class RecordFan:
         self._used = 0
         self._digest = blake3()
         self._size_bytes = 0
+        self._held: list[_Work] | None = []  # what the drives get when they start; None: they run
         self._writers = [_Writer(drive, self._ring) for drive in drives]
 
     def __enter__(self) -> RecordFan:
@@ -139,6 +143,7 @@ class RecordFan:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._start()
         for writer in self._writers:
             writer.end()  # all of them, before a second Ctrl-C can interrupt the waiting
         for writer in self._writers:
@@ -197,25 +202,43 @@ class RecordFan:
         record, self._current = self._current, None
         assert record is not None
         record.writers_left = len(self._writers)
-        for writer in self._writers:
-            writer.put(record)
+        self._hand_over(record)
         self._digest.update(record.view)
         self._size_bytes += self.record_bytes
+
+    def _hand_over(self, work: _Work) -> None:
+        """To every drive, if they run; else it is held until the ring is full."""
+        if self._held is None:
+            self._give([work])
+            return
+        self._held.append(work)
+        if sum(isinstance(item, _Record) for item in self._held) == self._ring.count:
+            self._start()
+
+    def _start(self) -> None:
+        held, self._held = self._held, None
+        self._give(held or [])
+
+    def _give(self, works: Sequence[_Work]) -> None:
+        for writer in self._writers:
+            for work in works:
+                writer.put(work)
 
     # -- other steps on every drive
 
     def each(self, step: Callable[[TapeDrive], None]) -> None:
         """Do `step` on every drive, behind what was handed over before; does not wait."""
-        for writer in self._writers:
-            writer.put(step)
+        self._hand_over(step)
 
     def wait(self) -> None:
         """Wait until every drive has done everything; raises what any of them raised."""
+        self._start()
         barriers = [_Barrier() for _ in self._writers]
         for writer, barrier in zip(self._writers, barriers, strict=True):
             writer.put(barrier)
         for barrier in barriers:
             barrier.reached.wait()
+        self._held = []
         self._raise_failure()
 
     @property

@@ -23,7 +23,9 @@ _BEGINNINGS = (
 
 
 def identify(record: bytes) -> str:
-    """What the tape is that begins with this record, in a few words; never empty."""
+    """What the tape is that begins with this record, in a few words; never empty. No bytes: it begins with a mark."""
+    if not record:
+        return "a tape that begins with a file mark"
     if record.startswith(_VOL1):
         return _labelled(record)
     if record.startswith(_VOL1_EBCDIC):

@@ -103,7 +103,7 @@ class PairsToWrite:
         if broken is not None:
             # one that stays broken says that a drive ruins cartridges: it must not get at new ones
             return broken if self._visits[broken.id] < VISITS else None
-        if not _is_anything_unwritten(self._library):
+        if not is_anything_unwritten(self._library):
             return None
         with_room = [pair for pair in pairs if pair.state == "open"]
         unvisited = (pair for pair in with_room if not self._visits[pair.id])
@@ -143,7 +143,8 @@ def is_whole(library: TapeLibrary, pair: Pair) -> bool:
     return known == [len(committed) for committed in journals]
 
 
-def _is_anything_unwritten(library: TapeLibrary) -> bool:
+def is_anything_unwritten(library: TapeLibrary) -> bool:
+    """Whether a session would write anything: members, or lines in its catalog."""
     with library.catalog.reading() as connection:
         return next(tapes.unwritten_versions(connection), None) is not None or _only_to_list(library)
 

@@ -46,8 +46,29 @@ def read_tape_file(
     return reader
 
 
+def is_blank(drive: TapeDrive, buffer: RecordBuffer) -> bool:
+    """Whether there is nothing on the tape, or nothing but a file mark at its begin, as some drives erase.
+
+    Goes to the begin first. Raises `MediaError` as the drive does.
+    """
+    drive.rewind()
+    try:
+        return drive.read_record(buffer.view) == 0 and nothing_follows(drive, buffer)
+    except EndOfData:
+        return True
+
+
+def nothing_follows(drive: TapeDrive, buffer: RecordBuffer) -> bool:
+    """Whether the tape stands at its end of data; if not, the next record or mark was passed."""
+    try:
+        drive.read_record(buffer.view)
+    except EndOfData:
+        return True
+    return False
+
+
 def read_label_volume(drive: TapeDrive, buffer: RecordBuffer) -> bytes | None:
-    """`VOLUME.json` of the loaded cartridge, from its begin; None when the tape is blank.
+    """`VOLUME.json` of the loaded cartridge, from its begin; None when the tape is blank (see `is_blank`).
 
     Raises `ForeignTape` when something else than a Holdfast label stands there, and `MediaError` as the drive does.
     """
@@ -59,8 +80,10 @@ def read_label_volume(drive: TapeDrive, buffer: RecordBuffer) -> bytes | None:
 
     drive.rewind()
     try:
-        read_tape_file(drive, buffer, on_data=collect)
+        label = read_tape_file(drive, buffer, on_data=collect)
     except EndOfData:
+        return None
+    if label.size_bytes == 0 and nothing_follows(drive, buffer):
         return None
     if not volume:
         raise ForeignTape("the tape holds data that Holdfast did not write")

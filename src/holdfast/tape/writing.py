@@ -53,6 +53,9 @@ class TrailerDrive:
     def write_file_mark(self, *, synchronous: bool) -> None:
         self._drive.write_file_mark(synchronous=synchronous)
 
+    def erase(self) -> None:
+        self._drive.erase()
+
     def read_record(self, buffer: memoryview) -> int:
         return self._drive.read_record(buffer)
 

@@ -62,8 +62,8 @@ CALLS: Mapping[Trouble, frozenset[str]] = {
     Trouble.LASTING_WRITE_ERROR: frozenset({"write_record", "write_file_mark"}),
     Trouble.EARLY_WARNING: frozenset({"write_record"}),
     Trouble.END_OF_MEDIUM: frozenset({"write_record"}),
-    Trouble.FAILED_BUT_DONE: frozenset({"write_record", "write_file_mark", "rewind", "locate"}),
-    Trouble.NOT_DONE: frozenset({"write_record", "write_file_mark", "rewind", "locate", "space_file_marks"}),
+    Trouble.FAILED_BUT_DONE: frozenset({"write_record", "write_file_mark", "erase", "rewind", "locate"}),
+    Trouble.NOT_DONE: frozenset({"write_record", "write_file_mark", "erase", "rewind", "locate", "space_file_marks"}),
     Trouble.LOAD_FAILS: frozenset({"load"}),
 }
 """The operations that a trouble can befall; any, if it is not named here."""
@@ -330,6 +330,9 @@ class FaultyDrive:
         meets.before_writing(record=False)
         self.drive.write_file_mark(synchronous=synchronous)
         meets.after()
+
+    def erase(self) -> None:
+        self._move("erase", self.drive.erase)
 
     def read_record(self, buffer: memoryview) -> int:
         meets = self._meets("read_record")

@@ -17,10 +17,14 @@ from tests.acceptance.nights import differences, make_night
 from tests.integration.tape.conftest import RealLibrary
 
 from holdfast import journey
-from holdfast.config import init_vault
+from holdfast.cli.app import run as main
+from holdfast.config import init_vault, open_vault
+from holdfast.errors import EXIT_USAGE
 from holdfast.journey import ArchiveRequest, archive
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.tape import rescue
+from holdfast.tape.changer.opening import open_changer
+from holdfast.testing.conformance.drive import MARK, write
 
 TAR_BLOCKS = "512"  # of 512 bytes: the vault's records of 256 KiB
 
@@ -145,3 +149,32 @@ def test_law_6_resume_is_running_again_on_a_real_library(vault: Path, night: Pat
     assert journey.verify(vault, barcodes, everything=True).exit_code() == 0
     assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).errors == []
     assert differences(night, tmp_path / "back" / "night") == []
+
+
+@pytest.mark.timeout(300)
+def test_a_foreign_cartridge_is_left_alone_until_it_is_erased_and_taken_then(
+    vault: Path, night: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The emulated drive cannot erase (MTERASE: EIO), so a mark at the begin stands for it."""
+    prefix = open_vault(vault).tape.library.scratch_a  # type: ignore[union-attr]
+    changer = open_changer(open_vault(vault))
+    foreign = min(name for name in changer.inventory().slots if name.startswith(prefix))
+    serial = min(changer.inventory().drives)
+    drive = changer.load(foreign, serial)
+    write(drive, [b"VOL1ABC123L" + b" " * 69, MARK, b"somebody's", MARK], synchronous=True)
+    changer.unload(serial)
+    changer.close()
+
+    barcodes = archive(vault, ArchiveRequest(paths=(night,))).written_on
+    assert foreign not in barcodes
+    assert main(["tape", "erase", barcodes[0], "--confirm", barcodes[0], "--vault", str(vault)]) == EXIT_USAGE
+    assert "a cartridge of this vault is never erased" in capsys.readouterr().err
+    assert main(["tape", "erase", foreign, "--confirm", foreign, "--vault", str(vault)]) == 0
+    told = capsys.readouterr()
+    assert "a tape with ANSI labels, volume 'ABC123'" in told.err
+    assert told.out == f"{foreign} is erased, was read, and is blank\n"
+
+    assert main(["tape", "fence", barcodes[0], "--why", "x", "--confirm", barcodes[0], "--vault", str(vault)]) == 0
+    report = archive(vault, ArchiveRequest(paths=(night,)))
+    assert (report.exit_code(), report.unproven) == (0, [])
+    assert report.written_on == [foreign, barcodes[1]]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from blake3 import blake3
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from holdfast.errors import CapacityError, MediaError
 from holdfast.tape import fan as fans
 from holdfast.tape.drive.protocol import EarlyWarning, EndOfMedium
+from holdfast.tape.drive.timing import LTO_6, MB, DriveTimer
 from holdfast.tape.fan import RecordFan
 
 pytestmark = pytest.mark.timeout(30)
@@ -57,6 +59,9 @@ class FakeDrive:
         self.written.append(None)
 
     # the rest of a drive, which the fan has no use for
+
+    def erase(self) -> None:
+        raise NotImplementedError
 
     def read_record(self, buffer: memoryview) -> int:
         raise NotImplementedError
@@ -408,3 +413,77 @@ class Nothing(list[bytes | None]):
 
     def append(self, item: bytes | None) -> None:
         pass
+
+
+# -- the drives start when the ring is full
+
+
+class ClockedDrive(FakeDrive):
+    """A drive of LTO-6 with next to no buffer of its own, on a virtual clock. `handed_over`: when it got each record."""
+
+    def __init__(self) -> None:
+        kind = replace(LTO_6, buffer_bytes=2 * MB)
+        self.timer = DriveTimer(kind, scale=MB / RECORD)
+        self.handed_over: queue.SimpleQueue[float] = queue.SimpleQueue()
+        super().__init__(before=self._take)
+
+    def _take(self, number: int) -> None:
+        self.timer.wait_until(self.handed_over.get())
+        self.timer.wrote(number * RECORD, RECORD)
+
+
+@pytest.fixture
+def clocked(monkeypatch: pytest.MonkeyPatch) -> ClockedDrive:
+    """`source_s` is when the source gave what is handed over now."""
+    drive = ClockedDrive()
+    put = fans._Writer.put
+
+    def put_at(writer: fans._Writer, work: object) -> None:
+        if isinstance(work, fans._Record):
+            drive.handed_over.put(SOURCE["now_s"])
+        put(writer, work)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fans._Writer, "put", put_at)
+    monkeypatch.setitem(SOURCE, "now_s", 0.0)
+    return drive
+
+
+SOURCE = {"now_s": 0.0}
+
+
+def feed(fan: RecordFan, records: int, seconds: float) -> None:
+    """Records of 1 MB on the virtual clock, one in so many seconds."""
+    for _ in range(records):
+        SOURCE["now_s"] += seconds
+        fan.write(bytes(RECORD))
+
+
+def test_a_source_that_begins_slowly_causes_no_back_hitch(clocked: ClockedDrive) -> None:
+    with RecordFan([clocked], RECORD) as fan:
+        for _ in range(3):
+            feed(fan, RING, seconds=1.0)  # at 1 MB/s; the drive follows 54 MB/s at least
+            feed(fan, 20 * RING, seconds=1 / 200)
+            fan.each(lambda drive: drive.write_file_mark(synchronous=True))
+            fan.wait()
+            clocked.timer.marked(synchronous=True)
+    assert clocked.timer.counts.written_bytes == 3 * 21 * RING * MB
+    assert clocked.timer.counts.back_hitches == 0
+
+
+def test_the_clock_sees_the_back_hitches_of_a_source_that_goes_on_slowly(clocked: ClockedDrive) -> None:
+    with RecordFan([clocked], RECORD) as fan:
+        feed(fan, 3 * RING, seconds=1.0)
+    assert clocked.timer.counts.back_hitches >= 3
+
+
+def test_small_tape_files_at_the_begin_fill_the_ring_together(clocked: ClockedDrive) -> None:
+    with RecordFan([clocked], RECORD) as fan:
+        for _ in range(RING - 1):
+            feed(fan, 1, seconds=1.0)
+            fan.end_file()
+            mark(fan)
+        assert clocked.handed_over.empty()
+        feed(fan, 1, seconds=1.0)
+        fan.wait()
+    assert clocked.written == [bytes(RECORD), None] * (RING - 1) + [bytes(RECORD)]
+    assert clocked.timer.counts.back_hitches == 0

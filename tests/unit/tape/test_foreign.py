@@ -28,7 +28,7 @@ def a_tar() -> bytes:
         (bytes(12) + b"BB02" + bytes(100), "a tape of Bareos or Bacula"),
         (a_tar(), "a tar archive that is no label of Holdfast"),
         (b"\x1f\x8b\x08", "data compressed with gzip"),
-        (b"", "unknown data in records of 0 bytes"),
+        (b"", "a tape that begins with a file mark"),
         (bytes(512), "unknown data in records of 512 bytes"),
     ],
 )

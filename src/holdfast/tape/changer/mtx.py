@@ -28,8 +28,8 @@ from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape.changer.elements import DriveElement, Elements, drive_serials, parse_status
 from holdfast.tape.changer.protocol import Inventory
 from holdfast.tape.drive.mtio import Operation
-from holdfast.tape.drive.protocol import EndOfData
 from holdfast.tape.drive.st import READY_SECONDS, StDrive, StNode, open_node, serial_number
+from holdfast.tape.scan import RecordBuffer, is_blank
 from holdfast.values import Side
 
 MOVE_SECONDS = 600.0
@@ -442,13 +442,7 @@ def _content(element: DriveElement) -> str | None:
 
 
 def _holds_nothing(drive: StDrive) -> bool:
-    if drive.is_write_protected:
-        return False
-    try:
-        drive.read_record(memoryview(bytearray(_LARGEST_FOREIGN_RECORD_BYTES)))
-    except EndOfData:
-        return True
-    return False
+    return not drive.is_write_protected and is_blank(drive, RecordBuffer(_LARGEST_FOREIGN_RECORD_BYTES))
 
 
 def match_drives(numbers: Sequence[int], told: Sequence[str | None], options: LibraryOptions) -> dict[str, int]:

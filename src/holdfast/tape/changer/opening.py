@@ -39,6 +39,7 @@ def open_changer(settings: VaultSettings) -> Changer:
         (tape.library.scratch_a, tape.library.scratch_b),
         tape.library.elements,
         cartridge_bytes=tape.cartridge_bytes,
+        ready_seconds=float(tape.library.ready_timeout_s),
     )
     return MtxChanger(MtxRobot(tape.library.changer), options)
 
@@ -50,6 +51,7 @@ def _open_operator(settings: VaultSettings, library: LibrarySettings) -> Operato
         settings.tape.media,
         settings.tape.cartridge_bytes,
         lambda barcode: expected_on(settings.journals_folder, barcode),
+        ready_seconds=float(library.ready_timeout_s),
     )
     return OperatorChanger(settings.library_folder, options, _asker)
 

@@ -41,10 +41,9 @@ from holdfast.tape.changer.shelf import (
     wrong_name,
 )
 from holdfast.tape.drive.mtio import Operation
-from holdfast.tape.drive.protocol import EndOfData
 from holdfast.tape.drive.st import READY_SECONDS, StDrive, StNode, open_node
 from holdfast.tape.foreign import identify
-from holdfast.tape.scan import RecordBuffer, read_label_volume
+from holdfast.tape.scan import RecordBuffer, is_blank, read_label_volume
 from holdfast.values import Side
 
 ATTEMPTS = 3
@@ -329,12 +328,12 @@ class OperatorChanger:
 
     def _read(self, drive: StDrive) -> Content:
         buffer = RecordBuffer(_LARGEST_FOREIGN_RECORD_BYTES)
-        try:
-            record = bytes(buffer.view[: drive.read_record(buffer.view)])
-        except EndOfData:
+        if is_blank(drive, buffer):
             return Content(Kind.BLANK)
+        drive.rewind()
+        record = bytes(buffer.view[: drive.read_record(buffer.view)])
         if _LABEL_BEGINS not in record:
-            return Content(Kind.FOREIGN, identify(record) if record else "a tape that begins with a file mark")
+            return Content(Kind.FOREIGN, identify(record))
         try:
             volume = read_label_volume(drive, buffer)
             if volume is not None:

@@ -31,6 +31,7 @@ class Operation(IntEnum):
     WRITE_MARKS = 5  # MTWEOF: returns when all is on the medium
     REWIND = 6  # MTREW
     UNLOAD = 7  # MTOFFL: rewind and let the cartridge go
+    ERASE = 13  # MTERASE: 0 is the short way, an end of data here; 1 goes over the whole tape, for hours
     SET_BLOCK_BYTES = 20  # MTSETBLK: 0 is variable-block mode, one write() one record
     LOCATE = 22  # MTSEEK
     SET_OPTIONS = 24  # MTSETDRVBUFFER: only root may

@@ -64,6 +64,14 @@ class TapeDrive(Protocol):
         """End the tape file. A synchronous mark returns when it and all before it are on the medium."""
         ...
 
+    def erase(self) -> None:
+        """Make the tape blank, in the short way, and stand at its begin; on the medium on return, wherever it stood.
+
+        A drive that cannot do so writes one synchronous file mark at the begin: a tape with nothing but that is blank,
+        too (`tape.scan.is_blank`). Raises `MediaError`, also for a write-protected cartridge.
+        """
+        ...
+
     def read_record(self, buffer: memoryview) -> int:
         """Read the next record into `buffer`; returns its size, or 0 for a file mark, which is passed.
 

@@ -15,6 +15,7 @@ tell nothing. After a failure the place is unknown, and nothing is written until
 - **Marks**: synchronous MTWEOF, else MTWEOFI, which some drives refuse; then MTWEOF.
 - **Early warning**: `st` lets every second write through (ENOSPC in between). When the one fails, too, that should be
   let through, the medium has ended. A mark can be written at any time until then.
+- **Erase** is MTERASE in its short form, which some drives refuse; then a synchronous mark at the begin.
 - **Write-behind**: `st` may take a record and fail to write it only when the next one, or a mark, is asked for. What
   was written is sure after a synchronous mark, never before.
 
@@ -34,14 +35,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from holdfast.config import READY_TIMEOUT_S
 from holdfast.errors import BusyError, MediaError
 from holdfast.tape.drive import mtio
 from holdfast.tape.drive.mtio import Operation, Status
 from holdfast.tape.drive.protocol import BEGIN_OF_TAPE, EarlyWarning, EndOfData, EndOfMedium, Position
 
-READY_SECONDS = 120.0
-"""How long a loaded drive may take to get ready. LTO drives take up to a minute; LTO-9 measures each new cartridge at
-its first load, which takes from 20 minutes to 2 hours (Oracle, StorageTek SL150 manual)."""
+READY_SECONDS = float(READY_TIMEOUT_S)
+"""How long a loaded drive may take to get ready, where nobody says otherwise."""
 
 POLL_SECONDS = 0.25
 LARGEST_RECORD_BYTES = 2**20
@@ -187,7 +188,10 @@ class StDrive:
             node.close()
             if time.monotonic() >= end:
                 found = "no cartridge in the drive" if status.is_empty else "a drive that is not ready"
-                hint = "look at the drive's display; load the cartridge, or clean the drive, then run the command again"
+                hint = (
+                    "look at the drive's display; load the cartridge, or clean the drive, then run the command again; "
+                    "if the drive is still busy with it (LTO-9, new cartridges): raise [library] ready_timeout_s"
+                )
                 raise self._fault(
                     "take the cartridge", found, expected=f"a ready cartridge within {seconds:.0f} s", hint=hint
                 )
@@ -335,6 +339,19 @@ class StDrive:
         if error.errno != errno.EIO:
             return error.errno in _REFUSED
         return self._logical and self._position is not None and self._told_block() == self._position.block
+
+    def erase(self) -> None:
+        self.rewind()
+        self._check_writable("erase the tape")
+        try:
+            self._opened().operate(Operation.ERASE, 0)
+        except OSError as error:
+            if error.errno in _READ_ONLY or self._explained(error):
+                raise self._fail("erase the tape", error) from error
+            self.rewind()  # it does not know the operation: what reads as nothing is a mark, too
+            self.write_file_mark(synchronous=True)
+        self.rewind()
+        self._unsynced = False
 
     def _check_writable(self, what: str) -> None:
         if self.is_write_protected:

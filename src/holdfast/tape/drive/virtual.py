@@ -343,6 +343,23 @@ class VirtualDrive:
         if self._timer is not None:
             self._timer.marked(synchronous=synchronous)
 
+    def erase(self) -> None:
+        self.rewind()
+        self._close_data()
+        with self._failing("the tape cannot be erased"):
+            # marks go first, and are gone before any data is: they vouch for it
+            self._journal.path.unlink(missing_ok=True)
+            durable.sync_folder(self._folder)
+            for path in list(self._data_files()):
+                path.unlink()
+            durable.sync_folder(self._folder)
+        self._file = self._record = self._marks_on_medium = self._data_end = 0
+        self._files, self._first_blocks, self._first_bytes = [], [0], [0]
+        self._unsynced.clear()
+        self._new_marks.clear()
+        if self._timer is not None:
+            self._timer.marked(synchronous=True)
+
     def _sync(self) -> None:
         with self._failing("what was written cannot be put on the medium"):
             for number in sorted(self._unsynced):

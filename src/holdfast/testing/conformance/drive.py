@@ -16,6 +16,9 @@ MARK = None
 
 OnTape = Sequence[bytes | None]
 
+NOTHING: tuple[list[bytes | None], ...] = ([], [MARK])
+"""What a tape may hold that was erased: a drive that cannot erase leaves a mark."""
+
 
 class DriveStand(Protocol):
     """A drive and one scratch cartridge. `load` is called first on a blank one."""
@@ -275,6 +278,41 @@ class TapeDriveConformance:
             expected += three_files
             drive = self.reload(stand, drive)
         assert read_on(drive, stand.largest_record_bytes) == expected
+
+    # -- erasing
+
+    @pytest.mark.parametrize("block", [0, 2, 9])
+    def test_an_erased_tape_is_blank_wherever_it_stood(
+        self, stand: DriveStand, drive: TapeDrive, three_files: OnTape, block: int
+    ) -> None:
+        write(drive, three_files, synchronous=True)
+        drive.locate(place(three_files, block))
+        drive.erase()
+        assert drive.tell() == BEGIN_OF_TAPE
+        assert read_on(drive, stand.largest_record_bytes) in NOTHING
+        drive = self.reload(stand, drive)
+        assert read_on(drive, stand.largest_record_bytes) in NOTHING
+
+    def test_an_erased_tape_is_written_from_its_begin(
+        self, stand: DriveStand, drive: TapeDrive, three_files: OnTape
+    ) -> None:
+        write(drive, three_files)
+        drive.write_record(memoryview(b"without a mark"))
+        drive.erase()
+        drive.erase()
+        write(drive, three_files, synchronous=True)
+        drive = self.reload(stand, drive)
+        assert read_on(drive, stand.largest_record_bytes) == three_files
+
+    def test_law_1_what_was_erased_does_not_come_back_after_a_power_cut(
+        self, stand: DriveStand, drive: TapeDrive, three_files: OnTape
+    ) -> None:
+        self._needs_power_cuts(stand)
+        write(drive, three_files, synchronous=True)
+        drive.erase()
+        stand.cut_power(drive)
+        drive = stand.load()
+        assert read_on(drive, stand.largest_record_bytes) in NOTHING
 
     # -- one owner, and power cuts
 

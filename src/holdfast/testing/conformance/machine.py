@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from holdfast.errors import MediaError
 from holdfast.tape.drive import EndOfData, TapeDrive
-from holdfast.testing.conformance.drive import MARK, DriveStand, place, read_on
+from holdfast.testing.conformance.drive import MARK, NOTHING, DriveStand, place, read_on
 
 
 class DriveMachine(RuleBasedStateMachine):
@@ -66,6 +66,15 @@ class DriveMachine(RuleBasedStateMachine):
         self.writing = False
         if synchronous:
             self.committed = list(self.items)
+
+    @rule()
+    def erase(self) -> None:
+        self.drive.erase()
+        found = read_on(self.drive, 64)
+        assert found in NOTHING
+        self.drive.rewind()
+        self.items, self.position, self.writing = found, 0, False
+        self.committed = list(found)
 
     @rule(count=st.integers(1, 5))
     def read(self, count: int) -> None:

@@ -253,7 +253,8 @@ def test_sides_come_from_their_pools(opened: Open) -> None:
 
 def test_law_5_each_cartridge_is_looked_into_once(library: FakeLibrary, opened: Open) -> None:
     library.tapes["HFA001L6"] = Tape([b"somebody's", MARK])
-    library.tapes["HFB001L6"] = Tape([MARK])
+    library.tapes["HFA002L6"] = Tape([MARK])  # erased, as some drives do
+    library.tapes["HFB001L6"] = Tape([MARK, b"somebody's, too", MARK])
     library.tapes["HFB002L6"] = Tape(is_write_protected=True)
     library.slots[4] = "HFB003L6"
     changer = opened()
@@ -261,7 +262,7 @@ def test_law_5_each_cartridge_is_looked_into_once(library: FakeLibrary, opened: 
     count = len(library.moves)
     assert changer.scratch((Side.A, Side.B), set()) == ("HFA002L6", "HFB003L6")
     assert len(library.moves) == count
-    changer.load("HFA002L6", "DRVX").write_file_mark(synchronous=True)
+    changer.load("HFA002L6", "DRVX").write_record(memoryview(b"ours"))
     changer.unload("DRVX")
     with pytest.raises(OperatorNeeded):
         changer.scratch((Side.A,), set())

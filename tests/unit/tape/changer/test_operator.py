@@ -8,7 +8,7 @@ import json
 import tarfile
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from holdfast.cli.asking import TerminalAsker
 from holdfast.config import InitOptions, init_vault
 from holdfast.errors import BusyError, MediaError, OperatorNeeded, UsageError
 from holdfast.tape import label, layout
-from holdfast.tape.changer import Changer
+from holdfast.tape.changer import Changer, opening
 from holdfast.tape.changer.opening import expected_on, open_changer
 from holdfast.tape.changer.operator import ATTEMPTS, Asker, NobodyThere, OperatorChanger, OperatorOptions
 from holdfast.tape.changer.shelf import (
@@ -31,6 +31,7 @@ from holdfast.tape.changer.shelf import (
     wrong_name,
 )
 from holdfast.tape.drive.mtio import Operation
+from holdfast.tape.drive.st import READY_SECONDS
 from holdfast.tape.journal import CartridgeIdentity, CartridgeJournal
 from holdfast.testing.conformance import ChangerConformance
 from holdfast.values import Side
@@ -205,6 +206,14 @@ def test_a_person_may_name_a_new_cartridge(opened: Open, person: Person) -> None
     assert opened().scratch((Side.A,), set()) == ("HFA077L6",)
 
 
+def test_a_new_cartridge_that_was_erased_by_a_mark_is_blank(opened: Open, person: Person) -> None:
+    person.mistakes = [Tape([MARK, b"data behind a mark", MARK]), Tape([MARK])]
+    assert opened().scratch((Side.A,), set()) == ("HFA001L6",)
+    assert person.told[-1].endswith(
+        "it is not blank, and a new cartridge must be (a tape that begins with a file mark)"
+    )
+
+
 def test_law_5_a_new_cartridge_that_is_not_blank_or_may_not_be_written_is_refused(opened: Open, person: Person) -> None:
     person.mistakes = [labelled("HFA001L6"), Tape([b"data", MARK]), Tape(is_write_protected=True)]
     with pytest.raises(OperatorNeeded, match="no blank cartridge for side A") as caught:
@@ -302,6 +311,24 @@ def test_the_settings_open_it(tmp_path: Path) -> None:
     assert isinstance(changer, OperatorChanger)
     assert len(changer.inventory().drives) == 2
     changer.close()
+
+
+@pytest.mark.parametrize("kind", ["operator", "mtx"])
+def test_the_settings_say_how_long_a_drive_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """LTO-9 needs two hours for a new cartridge."""
+    given: list[float] = []
+    for name in ("MtxChanger", "OperatorChanger"):
+        monkeypatch.setattr(opening, name, lambda *told: given.append(next(filter(None, map(ready_of, told)))))
+    monkeypatch.setattr(opening, "MtxRobot", lambda device: device)
+    drives = ("/dev/nst0", "/dev/nst1")
+    options = InitOptions(library=kind, changer="/dev/sg3", drives=drives, scratch_a="HFA", scratch_b="HFB")
+    open_changer(init_vault(tmp_path / "one", options))
+    open_changer(init_vault(tmp_path / "two", replace(options, ready_timeout_s=9000)))
+    assert given == [READY_SECONDS, 9000.0]
+
+
+def ready_of(told: object) -> float | None:
+    return getattr(told, "ready_seconds", None)
 
 
 def test_there_are_no_ports(opened: Open) -> None:

@@ -37,6 +37,7 @@ class Drive:
     numbers_are_logical: bool = True  # without the option
     stale_at_end: bool = False  # as tgt does at the end of data
     marks_at_once: bool = True
+    erases: bool = True  # MTERASE works
     slow_opens: int = 0  # so many opens find it not ready
     was_reset: bool = False
     old_kernel: bool = False  # tells nothing after a reset
@@ -230,6 +231,15 @@ class FakeNode:
         for _ in range(count):
             self._put(MARK)
         self.owes_mark = self.stuck = False
+
+    def _erase(self, count: int) -> None:
+        assert count == 0, "the long way takes hours"
+        if self.tape.is_write_protected:
+            raise fail(errno.EACCES)
+        if not self.drive.erases:
+            raise fail(errno.EIO)
+        del self.tape.items[self.at :]
+        self.end, self.owes_mark, self.early, self.stuck = 0, False, "", False
 
     def _write_marks_at_once(self, count: int) -> None:
         if not self.drive.marks_at_once:

@@ -26,8 +26,8 @@ KINDS = {
     "logical numbers": Drive(may_set_options=False),
     "its own numbers": Drive(may_set_options=False, numbers_are_logical=False),
     "cannot tell": Drive(tells=False),
-    "emulated": Drive(tells=False, stale_at_end=True),
-    "marks wait": Drive(marks_at_once=False),
+    "emulated": Drive(tells=False, stale_at_end=True, erases=False),
+    "marks wait": Drive(marks_at_once=False, erases=False),
     "old kernel": Drive(old_kernel=True),
 }
 RECORD_BYTES = 8192
@@ -335,6 +335,40 @@ def test_write_protection_that_only_a_write_finds(number: int) -> None:
     drive = opened(Drive(Tape(), failing={"WRITE": number}))
     with pytest.raises(MediaError, match="write-protected"):
         drive.write_record(memoryview(b"x"))
+
+
+# -- erasing
+
+
+def test_a_drive_that_cannot_erase_leaves_one_mark() -> None:
+    for kind in (Drive(erases=False), Drive(erases=False, tells=False)):
+        kind.tape = Tape([b"a", MARK, b"b", MARK])
+        drive = opened(kind)
+        drive.space_file_marks(1)
+        drive.erase()
+        assert kind.tape.items == [MARK]
+        drive.close()
+        assert kind.tape.items == [MARK]
+
+
+def test_law_5_a_drive_that_was_reset_while_it_was_to_erase_writes_nothing(kind: Drive) -> None:
+    """Another cartridge may be in it by now."""
+    kind.tape = Tape([b"a", MARK])
+    drive = opened(kind)
+    drive.rewind = lambda: setattr(kind, "was_reset", True)  # type: ignore[method-assign] # just behind the rewind
+    with pytest.raises(MediaError, match="the drive cannot erase the tape") as caught:
+        drive.erase()
+    assert kind.tape.items == [b"a", MARK]
+    assert "was reset" in (caught.value.found or "")
+
+
+def test_a_write_protected_cartridge_is_not_erased(kind: Drive) -> None:
+    kind.tape = Tape([b"a", MARK], is_write_protected=True)
+    drive = opened(kind)
+    with pytest.raises(MediaError, match="write-protected"):
+        drive.erase()
+    assert kind.tape.items == [b"a", MARK]
+    assert not any(name in ("ERASE", "WRITE_MARKS") for name, _ in kind.calls)
 
 
 # -- the end of the tape

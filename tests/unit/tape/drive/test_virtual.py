@@ -526,3 +526,32 @@ def check_what_survived(folder: Path, said: list[str]) -> None:
         assert found[: len(expected)] == expected
     finally:
         drive.abandon()
+
+
+@pytest.mark.parametrize("done", range(4))
+def test_erasing_can_be_stopped_anywhere_and_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    """Marks go first: what is left without them is nobody's."""
+    stand = VirtualStand(tmp_path / "HF0001L8")
+    drive = stand.load()
+    items = [b"a", MARK, b"b", MARK, b"c", MARK]
+    write(drive, items, synchronous=True)
+    left = [done]
+    unlink = Path.unlink
+
+    def stop(path: Path, *, missing_ok: bool = False) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            drive.erase()
+    drive.abandon()
+    drive = stand.load()
+    assert read_on(drive, 9) == ([] if done else items)
+    drive.erase()
+    assert [path.name for path in stand.folder.iterdir()] == [CARTRIDGE_NAME]
