@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.catalog import Pair, files, proof, tapes
-from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded, SourceError
+from holdfast.errors import CapacityError, HoldfastError, SourceError
 from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch, counted
 from holdfast.tape.contents import StoredContents
 from holdfast.tape.dump import DumpResult
-from holdfast.tape.library import TapeLibrary
+from holdfast.tape.library import STOPS_A_PAIR, TapeLibrary
 from holdfast.tape.pairs import PairsToWrite, dump_session, smallest_room
 from holdfast.tape.plan import fits_blank
 from holdfast.tape.sample import Sample
@@ -177,7 +177,7 @@ def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watc
             result = DumpResult()
             try:
                 dump_session(library, visit, contents, stage.advance, result)
-            except (MediaError, OperatorNeeded) as error:
+            except STOPS_A_PAIR as error:
                 pairs.failed(visit.pair, error)
             else:
                 pairs.written(visit.pair, result.lost)

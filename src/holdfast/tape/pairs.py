@@ -16,7 +16,7 @@ from holdfast.config import VaultSettings
 from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded
 from holdfast.tape.contents import ContentSource
 from holdfast.tape.dump import Dumper, DumpResult, Progress
-from holdfast.tape.library import MountedPair, TapeLibrary
+from holdfast.tape.library import STOPS_A_PAIR, MountedPair, StopsPair, TapeLibrary
 from holdfast.tape.plan import Room, blank_room, plan_objects
 from holdfast.tape.prepare import prepare
 from holdfast.tape.session import close_session, needs_catalog
@@ -80,9 +80,13 @@ class PairsToWrite:
         self._failed.discard(pair.id)
         return Visit(pair, swapped=self._visits[pair.id] % 2 == 0)
 
-    def failed(self, pair: Pair, error: MediaError | OperatorNeeded) -> None:
-        """Nothing more could be written on this pair: come back to it, unless it needs a person first."""
-        (self._given_up if isinstance(error, OperatorNeeded) else self._failed).add(pair.id)
+    def failed(self, pair: Pair, error: StopsPair) -> None:
+        """Nothing more could be written on this pair.
+
+        A drive or cartridge that failed is tried again with the drives swapped. What needs a person, or what journal,
+        catalog and tape do not agree on, would be the same then: the pair is left alone in this run.
+        """
+        (self._failed if isinstance(error, MediaError) else self._given_up).add(pair.id)
         self._troubles.setdefault(pair.id, []).append(error)
 
     def written(self, pair: Pair, lost: Sequence[HoldfastError]) -> None:
@@ -98,16 +102,27 @@ class PairsToWrite:
         return self._got_round + good, bad + self._no_more
 
     def _choose(self) -> Pair | None:
-        pairs = [p for p in self._library.pairs() if p.state != "fenced" and p.id not in self._given_up]
-        broken = next((p for p in pairs if p.id in self._failed or not is_whole(self._library, p)), None)
+        broken = next((p for p in self._pairs() if p.id in self._failed or self._is_broken(p)), None)
         if broken is not None:
             # one that stays broken says that a drive ruins cartridges: it must not get at new ones
             return broken if self._visits[broken.id] < VISITS else None
         if not _is_anything_unwritten(self._library):
             return None
+        pairs = self._pairs()
         with_room = [pair for pair in pairs if pair.state == "open"]
         unvisited = (pair for pair in with_room if not self._visits[pair.id])
         return next(unvisited, None) if with_room else self._new_pair(pairs)
+
+    def _pairs(self) -> list[Pair]:
+        """The pairs that may still be written on in this run."""
+        return [p for p in self._library.pairs() if p.state != "fenced" and p.id not in self._given_up]
+
+    def _is_broken(self, pair: Pair) -> bool:
+        try:
+            return not is_whole(self._library, pair)
+        except STOPS_A_PAIR as error:
+            self.failed(pair, error)
+            return False
 
     def _new_pair(self, pairs: list[Pair]) -> Pair:
         futile = [pair for pair in pairs if self._visits[pair.id] and holds_nothing(self._library, pair)]
@@ -158,8 +173,8 @@ def dump_session(
 ) -> None:
     """Append a session to a pair: objects until it is full or all are written, then the catalogs.
 
-    A side that was fenced gets a fresh cartridge first. Raises `MediaError` when no side can be written; what was
-    committed before that stays, and is in the `result`, which is filled as the work goes on.
+    A side that was fenced gets a fresh cartridge first. Raises one of `STOPS_A_PAIR` when no side can be written; what
+    was committed before that stays, and is in the `result`, which is filled as the work goes on.
     """
     pair = _with_failed_side_replaced(library, visit.pair)
     with library.mounted(pair, swapped=visit.swapped) as mounted:
