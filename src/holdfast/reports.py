@@ -167,7 +167,11 @@ class ArchiveReport(VerifyReport):
 
 @dataclass(slots=True)
 class RestoreReport(Report):
-    """What `restore` planted."""
+    """What `restore` planted.
+
+    `from_twin`: files of which a bad copy gave way to another one; `from_replaced`: those for which only a cartridge in
+    whose place another one is had a good copy.
+    """
 
     files: int = 0
     folders: int = 0
@@ -175,11 +179,14 @@ class RestoreReport(Report):
     planted_bytes: int = 0
     already_there: int = 0
     from_twin: int = 0
+    from_replaced: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTape:
     """One cartridge that a restore would read: its twin is mounted with it, and read where the cartridge is bad.
+
+    `twin` is empty for one that is no side of a pair any more.
 
     `estimated_s`: to position and read, and back to the begin of the tape; mounting is not in it.
     """

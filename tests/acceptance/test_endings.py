@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
 
 from holdfast.catalog import Catalog, tapes
-from holdfast.errors import EXIT_DATA_AT_RISK
+from holdfast.errors import EXIT_DATA_AT_RISK, MediaError
+from holdfast.journey import verify
 from holdfast.restoring import RestoreRequest, restore
+from holdfast.tape.changer import VirtualChanger
+from holdfast.testing import flip_bit
 
 
 @pytest.fixture
@@ -70,3 +75,72 @@ def test_law_5_a_pair_that_disagrees_with_its_journal_is_told_and_the_others_are
     assert fenced(vault) == []  # the tapes are as they were: what is wrong can be mended
     assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).exit_code() == 0
     assert differences(night, tmp_path / "back" / "night") == []
+
+
+# -- a drive that does not give its cartridge back
+
+
+@contextmanager
+def jammed(serial: str) -> Iterator[None]:
+    """What was loaded into this drive stays there; it can be read."""
+    whole = VirtualChanger.unload
+
+    def unload(self: VirtualChanger, drive: str) -> None:
+        if drive == serial and self.inventory().drives[drive] is not None:
+            raise MediaError("the drive does not give its cartridge back", place=drive, hint="call the service")
+        whole(self, drive)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VirtualChanger, "unload", unload)
+        yield
+
+
+@pytest.fixture
+def two_pairs(vault: Path, night: Path, archived: Archive) -> list[str]:
+    """The barcodes of two pairs that hold a file each, beside folders with times of their own and hard links."""
+    (night / "folder").mkdir()
+    os.utime(night / "folder", (1, 1))
+    os.link(night / "first", night / "linked")
+    first = archived(night).written_on
+    with Catalog(vault / "catalog/catalog.db") as catalog, catalog.transaction() as connection:
+        (pair,) = tapes.all_pairs(connection)
+        tapes.set_pair_state(connection, pair.id, "full")
+    (night / "second").write_bytes(os.urandom(100_000))
+    return first + archived(night).written_on
+
+
+@pytest.mark.parametrize("serial", ["VDRIVE-0", "VDRIVE-1"])
+def test_a_restore_goes_on_with_the_other_drive_and_ends_whole(
+    tmp_path: Path, vault: Path, night: Path, two_pairs: list[str], serial: str
+) -> None:
+    with jammed(serial):
+        report = restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape"))
+    assert len(two_pairs) == 4
+    assert (report.exit_code(), report.errors, report.files) == (0, [], 3)
+    assert {error.message for error in report.warnings} == {"the drive does not give its cartridge back"}
+    assert differences(night, tmp_path / "back" / "night") == []
+
+
+@pytest.mark.parametrize("serial", ["VDRIVE-0", "VDRIVE-1"])
+def test_a_cartridge_that_only_the_jammed_drive_would_have_read_is_read_in_the_other(
+    tmp_path: Path, vault: Path, night: Path, two_pairs: list[str], serial: str
+) -> None:
+    """The side of the second pair that goes into the working drive is the one that is damaged."""
+    damaged = two_pairs[3] if serial == "VDRIVE-0" else two_pairs[2]
+    for path in (vault / "library/cartridges" / damaged).glob("0000[1-9]"):
+        flip_bit(path, path.stat().st_size // 4)
+    with jammed(serial):
+        report = restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape"))
+    assert (report.exit_code(), report.errors, report.from_twin) == (0, [], 1)
+    assert differences(night, tmp_path / "back" / "night") == []
+
+
+def test_verify_reports_what_it_read_though_a_drive_is_jammed(
+    vault: Path, night: Path, two_pairs: list[str]
+) -> None:
+    with jammed("VDRIVE-1"):
+        report = verify(vault, (), everything=True)
+    assert report.exit_code() == EXIT_DATA_AT_RISK
+    assert report.cartridges == two_pairs
+    assert report.totals["proven"] == report.totals["versions"]
+    assert {error.message for error in report.errors} == {"the drive does not give its cartridge back"}

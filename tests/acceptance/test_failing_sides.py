@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -19,7 +20,7 @@ from holdfast.config import InitOptions, init_vault, open_vault
 from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_OPERATOR, MediaError, OperatorNeeded
 from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.reports import ArchiveReport
-from holdfast.restoring import RestoreRequest, restore
+from holdfast.restoring import RestoreRequest, cat, restore
 from holdfast.tape import dump, pairs
 from holdfast.tape.changer import VirtualChanger
 from holdfast.tape.drive import VirtualDrive
@@ -268,9 +269,9 @@ def test_twins_that_are_damaged_in_different_places_are_not_fenced(vault: Path, 
     assert differences(night, tmp_path / "back" / "night") == []
 
 
-def test_a_file_without_a_good_copy_is_told_though_a_replaced_cartridge_had_one(
-    vault: Path, night: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def only_replaced(vault: Path, night: Path, tmp_path: Path) -> Path:
+    """A vault whose replaced cartridge has the last good copy of one file."""
     with failing(from_on("HF0001L8", 5)):
         run(vault, night)
     assert run(vault, night).exit_code() == 0
@@ -280,10 +281,51 @@ def test_a_file_without_a_good_copy_is_told_though_a_replaced_cartridge_had_one(
         (pair,) = tapes.all_pairs(connection)
     for cartridge in pair.cartridges:
         flip_bit(data_path(vault / "library/cartridges" / cartridge.barcode, 1), 100_000)
-    report = restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape"))
-    assert report.exit_code() == EXIT_DATA_AT_RISK
+    return vault
+
+
+def test_the_last_good_copy_is_taken_from_a_replaced_cartridge_and_that_is_told(
+    only_replaced: Path, night: Path, tmp_path: Path
+) -> None:
+    report = restore(only_replaced, RestoreRequest(to=tmp_path / "back", origin="tape"))
+    assert (report.exit_code(), report.errors, report.files, report.from_replaced) == (0, [], 6, 1)
+    damaged, _, told = report.warnings
+    assert "not what was written" in damaged.message
+    assert "one in whose place another one is" in told.message
+    assert str(told.place).endswith(": HF0001L8")
+    assert differences(night, tmp_path / "back" / "night") == []
+    damaged_file = night / str(told.place).removeprefix("night/").removesuffix(": HF0001L8")
+    for pack in (only_replaced / "packs").glob("*.pack"):
+        pack.unlink()
+    out = io.BytesIO()
+    cat(only_replaced, f"night/{damaged_file.name}", out, origin="tape")
+    assert out.getvalue() == damaged_file.read_bytes()
+
+
+def test_law_7_bad_bytes_never_pass_from_a_replaced_cartridge_either(
+    only_replaced: Path, night: Path, tmp_path: Path
+) -> None:
+    flip_bit(data_path(only_replaced / "library/cartridges/HF0001L8", 1), 100_000)
+    report = restore(only_replaced, RestoreRequest(to=tmp_path / "back", origin="tape"))
+    assert (report.exit_code(), report.from_replaced) == (EXIT_DATA_AT_RISK, 0)
     assert len(report.errors) == 1
     assert report.files == 6
+
+
+def test_a_replaced_cartridge_is_not_even_mounted_while_a_current_one_is_good(
+    vault: Path, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with failing(from_on("HF0001L8", 5)):
+        run(vault, night)
+    loaded, whole = list[str](), VirtualChanger.load
+
+    def load(self: VirtualChanger, barcode: str, drive: str) -> VirtualDrive:
+        loaded.append(barcode)
+        return whole(self, barcode, drive)
+
+    monkeypatch.setattr(VirtualChanger, "load", load)
+    assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).warnings == []
+    assert sorted(loaded) == ["HF0002L8", "HF0003L8"]
 
 
 # -- what hostile eyes found
@@ -350,6 +392,28 @@ def test_law_4_one_failed_reading_does_not_take_the_proofs_of_what_has_no_source
     assert failures
     assert (report.exit_code(), report.unproven) == (0, [])
     assert cartridges(vault) == {"HF0001L8": None, "HF0002L8": None}
+
+
+def test_a_drive_that_fails_again_in_a_later_round_of_the_same_run_speaks_against_no_cartridge(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    """In place, a file changes while it is dumped, so it is dumped again: the same cartridge, the same bad drive."""
+    whole, changed = dump._ObjectWriter._write_data, list[bytes]()
+
+    def write_data(self: Any, present: Any, header: Any) -> Any:
+        if present.version.path == b"0.bin" and not changed:
+            changed.append(b"0.bin")
+            (night / "0.bin").write_bytes(b"another size")
+        return whole(self, present, header)
+
+    with pytest.MonkeyPatch.context() as patch, failing(lambda drive, _: drive.serial == "VDRIVE-1") as failed:
+        patch.setattr(dump._ObjectWriter, "_write_data", write_data)
+        report = run(vault, night, in_place=True)
+    assert changed
+    assert failed.count("HF0002L8") > 1
+    assert (report.exit_code(), report.unproven) == (0, [])
+    assert cartridges(vault) == {"HF0001L8": None, "HF0002L8": None}
+    check_all_is_well(vault, night, tmp_path / "back")
 
 
 @pytest.mark.parametrize("serial", ["VDRIVE-0", "VDRIVE-1"])
