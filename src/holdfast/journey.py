@@ -22,7 +22,14 @@ from holdfast.tape.library import STOPS_A_PAIR, TapeLibrary
 from holdfast.tape.pairs import PairsToWrite, dump_session, smallest_room
 from holdfast.tape.plan import fits_blank
 from holdfast.tape.sample import Sample
-from holdfast.tape.verify import adopt_evidence, fence_unreadable, verify_pair, wanted_files, wants_verifying
+from holdfast.tape.verify import (
+    adopt_evidence,
+    fence_unreadable,
+    verify_pair,
+    wanted_files,
+    wants_verifying,
+    was_misread,
+)
 from holdfast.trees.keep import Recorder, TreeKeeper
 from holdfast.trees.noting import InPlaceContents, NotingRecorder
 from holdfast.trees.scope import Scope, check_paths, find_scopes
@@ -68,7 +75,7 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
         report.errors += restless
         told = len(report.errors)
         _verify_new(library, report, watch)
-        if _fence_unreadable(library, report, told, watch):
+        if _fence_misread(library, report, told, watch):
             report.errors += _dump(vault, library, report, watch)
             _verify_new(library, report, watch)
         _conclude(vault, scopes, report)
@@ -213,27 +220,36 @@ def _verify_new(library: TapeLibrary, report: VerifyReport, watch: Watch) -> Non
     _verify(library, pairs, report, watch, everything=False)
 
 
-def _fence_unreadable(library: TapeLibrary, report: ArchiveReport, told: int, watch: Watch) -> bool:
+def _fence_misread(library: TapeLibrary, report: ArchiveReport, told: int, watch: Watch) -> bool:
     """Fence sides that were read back with other bytes than their proven twins, in both drives; whether there were any.
 
     Both sides are read whole, each in the other drive than before: what is good now is proven, as the first drive was
-    at fault; and a twin is not relied on for readings of long ago. The errors of a verification that are made good,
-    those behind the first `told`, become warnings.
+    at fault; and a twin is not relied on for readings of long ago. Of the errors of the verification, those behind the
+    first `told`, what the first reading found of such a pair becomes a warning, and so does what the second one finds
+    of a side that is fenced, as it is made good.
     """
-    pairs = [pair for pair in library.pairs() if wants_verifying(library, pair)]
-    if not pairs:
-        return False
-    report.warnings += report.errors[told:]
-    del report.errors[told:]
-    _verify(library, pairs, report, watch, everything=True, swapped=False)
-    fenced = [error for pair in library.pairs() if (error := fence_unreadable(library, pair)) is not None]
-    barcodes = {f"{error.place} ".split()[0] for error in fenced}
-    for error in report.errors[told:]:
-        if f"{error.place} ".split()[0] in barcodes:
-            report.errors.remove(error)
-            report.warnings.append(error)
-    report.warnings += fenced
-    return bool(fenced)
+    fenced = False
+    for pair in library.pairs():
+        if was_misread(library, pair):
+            _got_round(report, told, _barcodes(pair))
+            _verify(library, [pair], report, watch, everything=True, swapped=False)
+            error = fence_unreadable(library, pair)
+            if error is not None:
+                fenced = True
+                _got_round(report, told, str(error.place).split()[:1])
+                report.warnings.append(error)
+    return fenced
+
+
+def _got_round(report: ArchiveReport, told: int, barcodes: list[str]) -> None:
+    """What is wrong with these cartridges is made good: the errors about them, behind the first `told`, are warnings."""
+    found = report.errors[told:]
+    report.warnings += [error for error in found if _is_about(error, barcodes)]
+    report.errors[told:] = [error for error in found if not _is_about(error, barcodes)]
+
+
+def _is_about(error: HoldfastError, barcodes: list[str]) -> bool:
+    return f"{error.place} ".split()[0] in barcodes
 
 
 def _verify(
@@ -252,8 +268,7 @@ def _verify(
             result = verify_pair(
                 library, pair, everything=everything, sample=sample, progress=stage.advance, swapped=swapped
             )
-            report.cartridges += _barcodes(pair)
-            report.committed_tape_files += _count_committed(library, pair)
+            report.cartridges += [barcode for barcode in _barcodes(pair) if barcode not in report.cartridges]
             report.tape_files += result.tape_files
             report.members += result.members
             report.read_bytes += result.read_bytes
@@ -261,12 +276,8 @@ def _verify(
             outcome = f"{len(result.problems)} PROBLEMS" if result.problems else "all as written"
             watch.say(f"verified {result.tape_files} tape files on {' and '.join(_barcodes(pair))}: {outcome}")
         report.stages.append(stage.done())
-
-
-def _count_committed(library: TapeLibrary, pair: Pair) -> int:
-    """How many tape files both cartridges of a pair hold."""
     with library.catalog.reading() as connection:
-        return sum(len(tapes.tape_files(connection, barcode)) for barcode in _barcodes(pair))
+        report.committed_tape_files = sum(len(tapes.tape_files(connection, name)) for name in report.cartridges)
 
 
 def _bytes_to_read(library: TapeLibrary, pairs: list[Pair], *, everything: bool, sample: Sample | None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,11 @@ from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
 
 from holdfast.catalog import Catalog, tapes
-from holdfast.errors import EXIT_DATA_AT_RISK, MediaError
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_OPERATOR, MediaError, OperatorNeeded
 from holdfast.journey import verify
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.tape.changer import VirtualChanger
+from holdfast.tape.drive import VirtualDrive
 from holdfast.testing import flip_bit
 
 
@@ -135,12 +137,44 @@ def test_a_cartridge_that_only_the_jammed_drive_would_have_read_is_read_in_the_o
     assert differences(night, tmp_path / "back" / "night") == []
 
 
-def test_verify_reports_what_it_read_though_a_drive_is_jammed(
-    vault: Path, night: Path, two_pairs: list[str]
-) -> None:
+def test_verify_reports_what_it_read_though_a_drive_is_jammed(vault: Path, night: Path, two_pairs: list[str]) -> None:
     with jammed("VDRIVE-1"):
         report = verify(vault, (), everything=True)
     assert report.exit_code() == EXIT_DATA_AT_RISK
     assert report.cartridges == two_pairs
     assert report.totals["proven"] == report.totals["versions"]
     assert {error.message for error in report.errors} == {"the drive does not give its cartridge back"}
+
+
+# -- what is read again, and how it is counted
+
+
+def test_a_pair_that_was_not_read_as_nobody_put_it_in_is_not_read_again(
+    vault: Path, night: Path, archived: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, whole = Counter[str](), VirtualChanger.load
+
+    def load(self: VirtualChanger, barcode: str, drive: str) -> VirtualDrive:
+        loaded[barcode] += 1
+        if barcode == "HF0002L8" and loaded[barcode] > 1:
+            raise OperatorNeeded("nobody put it in", place=barcode, hint="put it in, then run the same command again")
+        return whole(self, barcode, drive)
+
+    monkeypatch.setattr(VirtualChanger, "load", load)
+    report = archived(night)
+    assert (report.exit_code(), [error.place for error in report.errors]) == (EXIT_OPERATOR, ["HF0002L8"])
+    assert loaded == {"HF0001L8": 2, "HF0002L8": 2}
+    assert (report.tape_files, report.committed_tape_files) == (4, 8)
+
+
+def test_a_pair_that_is_read_twice_in_one_run_is_counted_once(vault: Path, night: Path, archived: Archive) -> None:
+    archived(night)
+    path = vault / "library/cartridges/HF0002L8/00001"
+    flip_bit(path, path.stat().st_size // 4)
+    assert verify(vault, (), everything=True).exit_code() == EXIT_DATA_AT_RISK
+    report = archived(night)
+    assert (report.exit_code(), report.unproven) == (0, [])
+    assert report.cartridges == ["HF0001L8", "HF0002L8", "HF0003L8"]
+    assert report.committed_tape_files == sum(
+        len(list((vault / "library/cartridges" / barcode).glob("0*"))) for barcode in report.cartridges
+    )

@@ -104,15 +104,27 @@ def unproven_files(library: TapeLibrary, cartridge: Cartridge) -> list[TapeFile]
         return [item for item in tapes.tape_files(connection, cartridge.barcode) if item.number not in proven]
 
 
+def was_misread(library: TapeLibrary, pair: Pair) -> bool:
+    """Whether the newest reading of a tape file of a good side found other bytes, or could not go on.
+
+    Not so when it was not read at all, as nobody put the cartridge in or its drive did not load it.
+    """
+    return any(_misread_files(library, item) for item in pair.cartridges if not item.fenced)
+
+
+def _misread_files(library: TapeLibrary, cartridge: Cartridge) -> set[int]:
+    unproven = {item.number for item in unproven_files(library, cartridge)}
+    with library.catalog.reading() as connection:
+        return proof.mismatched_tape_files(connection, cartridge.barcode) & unproven
+
+
 def fence_unreadable(library: TapeLibrary, pair: Pair) -> MediaError | None:
     """After a verification: fence a side that was read back with other bytes, if its twin is proven whole.
 
     Returns what was fenced and why; None when there is nothing to do, or no twin that it could be made from again.
     """
     for cartridge, twin in zip(pair.cartridges, reversed(pair.cartridges), strict=True):
-        unproven = unproven_files(library, cartridge)
-        with library.catalog.reading() as connection:
-            bad = proof.mismatched_tape_files(connection, cartridge.barcode) & {item.number for item in unproven}
+        bad = _misread_files(library, cartridge)
         if bad and not cartridge.fenced and not twin.fenced and not unproven_files(library, twin):
             return library.fence(cartridge.barcode, _not_as_written(cartridge, min(bad)))
     return None
