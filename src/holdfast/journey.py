@@ -44,12 +44,16 @@ IN_PLACE_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveRequest:
-    """What is to be archived, and how."""
+    """What is to be archived, and how.
+
+    `replace_again`: sides whose replacements failed again and again get another one, as a person looked at the drives.
+    """
 
     paths: tuple[Path, ...]
     source_name: str | None = None
     in_place: bool = False
     recheck: bool = False
+    replace_again: bool = False
 
 
 def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -> ArchiveReport:
@@ -69,7 +73,7 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
         restless: list[HoldfastError] = []
         for _ in range(IN_PLACE_ROUNDS):
             _keep(vault, scopes, request, report, watch)
-            restless = _dump(vault, library, report, watch)
+            restless = _dump(vault, library, report, watch, replace_again=request.replace_again)
             if not restless:
                 break
         report.errors += restless
@@ -172,14 +176,16 @@ def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: 
     return total
 
 
-def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> list[HoldfastError]:
+def _dump(
+    vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch, *, replace_again: bool = False
+) -> list[HoldfastError]:
     """Write what no tape holds yet, pair after pair; what is returned are files that must be noted again, and why."""
     restless: list[HoldfastError] = []
     with vault.catalog.reading() as connection:
         total_bytes = tapes.count_unwritten_bytes(connection)
     with watch.stage("dump", total_bytes) as stage, vault.store_reader() as reader:
         contents = StoredContents(vault.catalog, reader, InPlaceContents(vault.catalog))
-        pairs = PairsToWrite(library)
+        pairs = PairsToWrite(library, replace_again=replace_again)
         while (visit := pairs.next()) is not None:
             result = DumpResult()
             try:

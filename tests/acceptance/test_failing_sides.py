@@ -202,6 +202,42 @@ def test_drives_that_ruin_every_cartridge_do_not_use_up_the_library(vault: Path,
     assert len(cartridges(vault)) <= 4
 
 
+def test_a_side_whose_replacements_fail_in_a_row_gets_no_more_until_a_person_looked(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    """Both drives ruin whatever is put in as side B; side A is good all the time."""
+    with failing(lambda drive, _: drive.barcode != "HF0001L8" and drive.tell().tape_file >= 2):
+        for _ in range(6):
+            report = run(vault, night)
+        assert len(cartridges(vault)) == 2 + pairs.REPLACEMENTS
+        assert report.exit_code() == EXIT_OPERATOR
+        (error,) = report.errors
+        assert "3 cartridges in a row failed as side B" in error.message
+        assert error.found is not None
+        assert "HF0003L8, HF0004L8, HF0005L8 failed" in error.found
+        assert "--replace-again" in str(error.hint)
+        (night / "new").write_bytes(b"new")
+        run(vault, night)  # nor does a new pair get any
+        assert len(cartridges(vault)) == 2 + pairs.REPLACEMENTS
+        for _ in range(3):  # somebody says so, but nobody cleaned the drives: one each time at most
+            before = len(cartridges(vault))
+            archive(vault, ArchiveRequest(paths=(night,), replace_again=True))
+            assert len(cartridges(vault)) <= before + 1
+    assert run(vault, night).exit_code() in (0, EXIT_OPERATOR)
+    report = archive(vault, ArchiveRequest(paths=(night,), replace_again=True))
+    assert (report.exit_code(), report.unproven) == (0, [])
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+def test_a_replacement_that_was_good_once_ends_the_row_of_those_that_failed(vault: Path, night: Path) -> None:
+    run(vault, night)
+    for number in range(2, 2 + pairs.REPLACEMENTS + 1):
+        flip_bit(data_path(vault / f"library/cartridges/HF000{number}L8", 3), 5000)
+        verify(vault, (), everything=True)
+        assert run(vault, night).exit_code() == 0
+    assert len(cartridges(vault)) == 2 + pairs.REPLACEMENTS + 1
+
+
 def test_without_a_blank_cartridge_the_good_side_stays_and_an_operator_is_asked(
     vault: Path, night: Path, tmp_path: Path
 ) -> None:

@@ -216,6 +216,19 @@ def mismatched_tape_files(connection: Connection, barcode: str) -> set[int]:
     return set(connection.scalars(query.where(evidence.c.matched.is_(False), cartridge.c.barcode == barcode)))
 
 
+def was_read_whole(connection: Connection, barcode: str) -> bool:
+    """Whether each tape file of a cartridge was ever read back as it was committed: then it was a good one once."""
+    held = tape_file.join(cartridge, cartridge.c.id == tape_file.c.cartridge_id)
+    matched = exists().where(
+        evidence.c.cartridge_id == tape_file.c.cartridge_id,
+        evidence.c.tape_file == tape_file.c.number,
+        evidence.c.matched.is_(True),
+    )
+    query = select(func.count(), func.coalesce(func.sum(case((matched, 1), else_=0)), 0)).select_from(held)
+    count, good = connection.execute(query.where(cartridge.c.barcode == barcode)).one()
+    return count == good > 0
+
+
 def newest_match_ns(connection: Connection, barcode: str) -> int:
     """When a reading of a cartridge matched last, in ns since 1970; 0 if none ever did."""
     query = select(func.max(evidence.c.ended_ns)).join(cartridge, cartridge.c.id == evidence.c.cartridge_id)

@@ -30,6 +30,12 @@ def archive(
     recheck: Annotated[
         bool, typer.Option("--recheck", help="Read every file again, even if it looks unchanged.")
     ] = False,
+    replace_again: Annotated[
+        bool,
+        typer.Option(
+            "--replace-again", help="Drives were cleaned: give sides that failed again and again a cartridge."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Keep, dump to two tapes, verify both, report: the main job.
@@ -41,7 +47,9 @@ def archive(
     Example: holdfast archive /data/2026-11-21 --vault /archive/vault
     """
     folder = vault_folder(vault)
-    request = ArchiveRequest(paths=tuple(paths), source_name=source, in_place=in_place, recheck=recheck)
+    request = ArchiveRequest(
+        paths=tuple(paths), source_name=source, in_place=in_place, recheck=recheck, replace_again=replace_again
+    )
     report = run_archive(folder, request, watch(as_json=as_json))
     if as_json:
         print_json(as_document(report) | {"exit_code": report.exit_code()})

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast import durable
-from holdfast.catalog import Cartridge, Catalog, Pair, tapes
+from holdfast.catalog import Cartridge, Catalog, Pair, proof, tapes
 from holdfast.config import VaultSettings
 from holdfast.errors import HoldfastError, IntegrityError, MediaError, OperatorNeeded
 from holdfast.tape.changer import Changer
@@ -162,6 +162,21 @@ class TapeLibrary:
         self.journal(barcode).begin(made)
         self._record_replacement(made)
         return next(pair for pair in self.pairs() if pair.id == failed.pair_id)
+
+    def failed_replacements(self, failed: Cartridge) -> list[str]:
+        """The replacements in a row that never were good, the newest first: `failed`, the one it replaced, and so on.
+
+        One that was ever read back whole ends the row, and so does the cartridge with which the pair began.
+        """
+        found: list[str] = []
+        state = self.journal(failed.barcode).state()
+        with self.catalog.reading() as connection:
+            while state is not None and state.identity.replaces:
+                if proof.was_read_whole(connection, state.identity.barcode):
+                    break
+                found.append(state.identity.barcode)
+                state = self.journal(state.identity.replaces).state()
+        return found
 
     def _identity(self, side: Side, barcode: str, twin: str) -> CartridgeIdentity:
         return CartridgeIdentity(
