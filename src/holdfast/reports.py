@@ -143,7 +143,11 @@ class VerifyReport(Report):
 
 @dataclass(slots=True)
 class ArchiveReport(VerifyReport):
-    """What `archive` did. `unproven`: at most a hundred names of what has no two verified copies."""
+    """What `archive` did. `unproven`: at most a hundred names of what has no two verified copies.
+
+    `gone_unproven`: at most a hundred names of files whose sources have these bytes no more, and which lost their two
+    verified copies, or never had them; `totals` has their number.
+    """
 
     in_place: bool = False
     source_bytes: int = 0
@@ -152,6 +156,7 @@ class ArchiveReport(VerifyReport):
     written_bytes: int = 0
     written_on: list[str] = field(default_factory=list[str])
     unproven: list[str] = field(default_factory=list[str])
+    gone_unproven: list[str] = field(default_factory=list[str])
 
     def add_kept(self, kept: Kept) -> None:
         """A look at the sources is over. Later looks of the same run only add what is new since the first."""
@@ -162,7 +167,7 @@ class ArchiveReport(VerifyReport):
 
     def has_failed(self) -> bool:
         failed = any(problem.failed for problem in self.kept.problems)
-        return bool(self.errors) or failed or bool(self.unproven)
+        return bool(self.errors) or failed or bool(self.unproven) or bool(self.gone_unproven)
 
 
 @dataclass(slots=True)

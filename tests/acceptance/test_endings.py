@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
 
 from holdfast.catalog import Catalog, tapes
-from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_OPERATOR, MediaError, OperatorNeeded
+from holdfast.cli.app import run
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_FAILED, EXIT_OPERATOR, MediaError, OperatorNeeded
+from holdfast.handling import fence
 from holdfast.journey import verify
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.tape.changer import VirtualChanger
@@ -178,3 +181,57 @@ def test_a_pair_that_is_read_twice_in_one_run_is_counted_once(vault: Path, night
     assert report.committed_tape_files == sum(
         len(list((vault / "library/cartridges" / barcode).glob("0*"))) for barcode in report.cartridges
     )
+
+
+# -- what is gone from its source, and proven no more
+
+
+@pytest.mark.parametrize("how", ["deleted", "changed"])
+def test_law_4_what_lost_its_proofs_and_its_source_is_told(
+    tmp_path: Path, vault: Path, night: Path, archived: Archive, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kept in place only, on one pair, of which both sides are taken out of use; a copy on them is readable still."""
+    first = (night / "first").read_bytes()
+    barcodes = archived(night, in_place=True).written_on
+    before_ns = time.time_ns()
+    if how == "deleted":
+        (night / "first").unlink()
+    else:
+        (night / "first").write_bytes(b"another measurement")
+    (night / "later").write_bytes(b"later")
+    healthy = archived(night, in_place=True)
+    assert (healthy.exit_code(), healthy.gone_unproven) == (0, [])
+    assert run(["status", "--vault", str(vault)]) == 0
+    for barcode in barcodes:
+        fence(vault, barcode, "it was dropped")
+    capsys.readouterr()
+
+    assert run(["archive", str(night), "--in-place", "--vault", str(vault)]) == EXIT_FAILED
+    told = capsys.readouterr().out
+    assert "NOT PROVEN, AND GONE FROM ITS SOURCE: night/first\n" in told
+    assert "1 that are gone from their source have not" in told
+    assert "NOT PROVEN: " not in told  # what is present was written anew
+    assert run(["status", "--vault", str(vault)]) == EXIT_DATA_AT_RISK
+    told = capsys.readouterr().out
+    assert "AT RISK     1 files are gone from their source" in told
+    assert "night/first" in told
+    assert "holdfast restore NAME --as-of" in told
+
+    back = tmp_path / "back"
+    assert restore(vault, RestoreRequest(to=back, as_of_ns=before_ns, patterns=("night/first",))).exit_code() == 0
+    assert (back / "night/first").read_bytes() == first
+    report = archived(back)
+    assert (report.exit_code(), report.gone_unproven) == (0, [])
+    assert run(["status", "--vault", str(vault), "--json"]) == 0
+
+
+def test_what_the_store_still_has_is_written_again_though_it_is_gone_from_its_source(
+    vault: Path, night: Path, archived: Archive
+) -> None:
+    barcodes = archived(night).written_on
+    (night / "first").rename(night / "other")
+    (night / "other").write_bytes(b"other")
+    for barcode in barcodes:
+        fence(vault, barcode, "it was dropped")
+    report = archived(night)
+    assert (report.exit_code(), report.gone_unproven, report.kept.ended > 0) == (0, [], True)

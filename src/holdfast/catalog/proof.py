@@ -280,6 +280,43 @@ def count_proven(connection: Connection) -> dict[str, int]:
     return {"versions": total, "proven": proven}
 
 
+def _is_gone_and_unproven() -> Any:
+    """Nothing proven holds the bytes, and the source has them no more. Bytes that were never read are nobody's loss."""
+    proven = select(_proven_objects().c.object_id)
+    # a set that is made once: a hundred thousand versions may have the same content
+    held = select(member.c.content_id).where(
+        member.c.content_id.is_not(None), member.c.void.is_(False), member.c.object_id.in_(proven)
+    )
+    return and_(
+        version.c.ended_ns.is_not(None),
+        version.c.void.is_(False),
+        version.c.content_id.is_not(None),
+        version.c.size_bytes > 0,
+        version.c.content_id.not_in(held),
+    )
+
+
+def gone_and_unproven(connection: Connection, limit: int) -> list[FileVersion]:
+    """Versions of files that their sources have no more, and whose bytes have no two verified copies; oldest first.
+
+    Of all sources, as whichever is archived may be the one that finds a proof lost. At most `limit` of them.
+    """
+    query = (
+        select(*VERSION_COLUMNS)
+        .join(source, source.c.id == version.c.source_id)
+        .outerjoin(content, content.c.id == version.c.content_id)
+        .where(_is_gone_and_unproven())
+        .order_by(version.c.id)
+        .limit(limit)
+    )
+    return [version_from(row) for row in connection.execute(query)]
+
+
+def count_gone_and_unproven(connection: Connection) -> int:
+    """How many versions `gone_and_unproven` would name."""
+    return connection.scalar(select(func.count()).select_from(version).where(_is_gone_and_unproven())) or 0
+
+
 def count_problems(connection: Connection) -> int:
     """Tape files whose newest reading did not match."""
     newest = _newest_readings()

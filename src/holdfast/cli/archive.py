@@ -131,6 +131,21 @@ def show_problems(report: ArchiveReport) -> None:
         out.print(f"  FAILED: {error}")
     for name in report.unproven[:SHOWN]:
         out.print(f"  NOT PROVEN: {name}")
+    show_gone(report.gone_unproven, report.totals["gone_unproven"])
+
+
+def show_gone(names: list[str], number: int) -> None:
+    """What has no two verified copies, and is in its source no more; and what can still be done."""
+    out = console()
+    for name in names[:SHOWN]:
+        out.print(f"  NOT PROVEN, AND GONE FROM ITS SOURCE: {name}")
+    if number > SHOWN:
+        out.print(f"  ... {number} in all")
+    if names:
+        out.print(
+            "  next: holdfast custody NAME shows their copies; holdfast restore NAME --as-of TIME --to DIR reads what is "
+            "good of them: archive that folder, and keep it"
+        )
 
 
 def _verdict(report: ArchiveReport) -> str:
@@ -140,4 +155,7 @@ def _verdict(report: ArchiveReport) -> str:
             f"PROVEN: all {totals['proven']} files, folders and links have two verified copies. "
             f"Get them back with: holdfast restore --vault {report.vault} --to DIR"
         )
-    return f"NOT ALL PROVEN: {totals['proven']} of {totals['versions']} have two verified copies; keep the source."
+    gone = f", {totals['gone_unproven']} that are gone from their source have not" if totals["gone_unproven"] else ""
+    return (
+        f"NOT ALL PROVEN: {totals['proven']} of {totals['versions']} have two verified copies{gone}; keep the source."
+    )
