@@ -239,12 +239,21 @@ def _fence_misread(library: TapeLibrary, report: ArchiveReport, told: int, watch
         if was_misread(library, pair):
             _got_round(report, told, _barcodes(pair))
             _verify(library, [pair], report, watch, everything=True, swapped=False)
-            error = fence_unreadable(library, pair)
-            if error is not None:
-                fenced = True
-                _got_round(report, told, str(error.place).split()[:1])
-                report.warnings.append(error)
+            fenced |= _fence_if_unreadable(library, pair, report, told)
     return fenced
+
+
+def _fence_if_unreadable(library: TapeLibrary, pair: Pair, report: ArchiveReport, told: int) -> bool:
+    try:
+        error = fence_unreadable(library, pair)
+    except STOPS_A_PAIR as problem:
+        report.errors.append(problem)
+        return False
+    if error is None:
+        return False
+    _got_round(report, told, str(error.place).split()[:1])
+    report.warnings.append(error)
+    return True
 
 
 def _got_round(report: ArchiveReport, told: int, barcodes: list[str]) -> None:

@@ -17,7 +17,7 @@ from tests.acceptance.nights import differences
 
 from holdfast.catalog import Catalog, proof, tapes
 from holdfast.config import InitOptions, init_vault, open_vault
-from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_OPERATOR, MediaError, OperatorNeeded
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_OPERATOR, HoldfastError, MediaError, OperatorNeeded
 from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.reports import ArchiveReport
 from holdfast.restoring import RestoreRequest, cat, restore
@@ -259,20 +259,23 @@ def test_without_a_blank_cartridge_the_good_side_stays_and_an_operator_is_asked(
     check_all_is_well(vault, night, tmp_path / "back")
 
 
-def test_without_any_blank_cartridge_what_is_on_tape_is_verified_all_the_same(vault: Path, night: Path) -> None:
+@pytest.mark.parametrize(("error", "code"), [(OperatorNeeded, EXIT_OPERATOR), (MediaError, EXIT_DATA_AT_RISK)])
+def test_without_any_blank_cartridge_what_is_on_tape_is_verified_all_the_same(
+    vault: Path, night: Path, error: type[HoldfastError], code: int
+) -> None:
     for number in range(3):  # the first pair does not hold all of it
         (night / f"{number}.bin").write_bytes(os.urandom(3_000_000))
 
     def scratch(self: VirtualChanger, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
         if known:
-            raise OperatorNeeded("no blank cartridge", hint="put one into a slot, then run the same command again")
+            raise error("no blank cartridge", hint="put one into a slot, then run the same command again")
         return whole(self, sides, known)
 
     whole = VirtualChanger.scratch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VirtualChanger, "scratch", scratch)
         report = run(vault, night)
-    assert report.exit_code() == EXIT_OPERATOR
+    assert report.exit_code() == code
     assert report.tape_files > 0
     assert report.totals["proven"] > 0
     assert run(vault, night).exit_code() == 0

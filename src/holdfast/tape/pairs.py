@@ -78,8 +78,8 @@ class PairsToWrite:
         """
         try:
             pair = self._choose()
-        except OperatorNeeded as error:
-            self._no_more.append(error)
+        except STOPS_A_PAIR as error:
+            self._no_more.append(error)  # there is no blank cartridge, or none could be looked at
             return None
         if pair is None:
             return None
