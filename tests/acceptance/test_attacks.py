@@ -123,9 +123,9 @@ def test_an_empty_file_that_is_gone_before_its_dump_is_written_all_the_same(
     (night / "empty").touch()
     make_dump = journey._dump  # pyright: ignore[reportPrivateUsage]
 
-    def late(*arguments: object) -> object:
+    def late(*arguments: object, **options: object) -> object:
         (night / "empty").unlink(missing_ok=True)
-        return make_dump(*arguments)  # type: ignore[arg-type]
+        return make_dump(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(journey, "_dump", late)
     report = archived(night)
