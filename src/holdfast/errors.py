@@ -75,7 +75,7 @@ class UsageError(HoldfastError):
 
 
 class VaultError(HoldfastError):
-    """The folder is not a vault, is of a newer format, cannot be written, or its settings are wrong."""
+    """The folder is not a vault, is of a newer format, cannot be written, has lost its catalog, or wrong settings."""
 
 
 class SourceError(HoldfastError):

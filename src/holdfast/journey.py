@@ -14,15 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.catalog import Pair, files, proof, tapes
-from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded, SourceError
+from holdfast.errors import CapacityError, HoldfastError, SourceError
 from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch, counted
 from holdfast.tape.contents import StoredContents
 from holdfast.tape.dump import DumpResult
-from holdfast.tape.library import TapeLibrary
+from holdfast.tape.library import STOPS_A_PAIR, TapeLibrary
 from holdfast.tape.pairs import PairsToWrite, dump_session, is_anything_unwritten, is_whole, smallest_room
 from holdfast.tape.plan import fits_blank
 from holdfast.tape.sample import Sample
-from holdfast.tape.verify import adopt_evidence, fence_unreadable, verify_pair, wanted_files, wants_verifying
+from holdfast.tape.verify import (
+    adopt_evidence,
+    fence_unreadable,
+    verify_pair,
+    wanted_files,
+    wants_verifying,
+    was_misread,
+)
 from holdfast.trees.keep import Recorder, TreeKeeper
 from holdfast.trees.noting import InPlaceContents, NotingRecorder
 from holdfast.trees.scope import Scope, check_paths, find_scopes
@@ -37,14 +44,18 @@ IN_PLACE_ROUNDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveRequest:
-    """What is to be archived, and how."""
+    """What is to be archived, and how.
+
+    `now`: write on tape however little is staged.
+    `replace_again`: sides whose replacements failed again and again get another one, as a person looked at the drives.
+    """
 
     paths: tuple[Path, ...]
     source_name: str | None = None
     in_place: bool = False
     recheck: bool = False
     now: bool = False
-    """Write on tape however little is staged."""
+    replace_again: bool = False
 
 
 def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -> ArchiveReport:
@@ -63,11 +74,11 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
         _discover(vault, scopes, report, watch)
         _keep(vault, scopes, request, report, watch)
         if request.now or _is_time_to_write(vault, library, report, watch):
-            restless = _dump(vault, library, report, watch)
+            restless = _dump(vault, library, report, watch, replace_again=request.replace_again)
             for _ in range(IN_PLACE_ROUNDS - 1):
                 if restless:
                     _keep(vault, scopes, request, report, watch)
-                    restless = _dump(vault, library, report, watch)
+                    restless = _dump(vault, library, report, watch, replace_again=request.replace_again)
             report.errors += restless
             _make_proven(vault, library, report, watch)
         _conclude(vault, scopes, report)
@@ -186,24 +197,26 @@ def _make_proven(vault: Vault, library: TapeLibrary, report: ArchiveReport, watc
     """Verify what is not proven yet; what that finds bad is written and verified once more."""
     told = len(report.errors)
     _verify_new(library, report, watch)
-    if _fence_unreadable(library, report, told, watch):
+    if _fence_misread(library, report, told, watch):
         report.errors += _dump(vault, library, report, watch)
         _verify_new(library, report, watch)
 
 
-def _dump(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> list[HoldfastError]:
+def _dump(
+    vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch, *, replace_again: bool = False
+) -> list[HoldfastError]:
     """Write what no tape holds yet, pair after pair; what is returned are files that must be noted again, and why."""
     restless: list[HoldfastError] = []
     with vault.catalog.reading() as connection:
         total_bytes = tapes.count_unwritten_bytes(connection)
     with watch.stage("dump", total_bytes) as stage, vault.store_reader() as reader:
         contents = StoredContents(vault.catalog, reader, InPlaceContents(vault.catalog))
-        pairs = PairsToWrite(library)
+        pairs = PairsToWrite(library, replace_again=replace_again)
         while (visit := pairs.next()) is not None:
             result = DumpResult()
             try:
                 dump_session(library, visit, contents, stage.advance, result)
-            except (MediaError, OperatorNeeded) as error:
+            except STOPS_A_PAIR as error:
                 pairs.failed(visit.pair, error)
             else:
                 pairs.written(visit.pair, result.lost)
@@ -239,27 +252,45 @@ def _verify_new(library: TapeLibrary, report: VerifyReport, watch: Watch) -> Non
     _verify(library, pairs, report, watch, everything=False)
 
 
-def _fence_unreadable(library: TapeLibrary, report: ArchiveReport, told: int, watch: Watch) -> bool:
+def _fence_misread(library: TapeLibrary, report: ArchiveReport, told: int, watch: Watch) -> bool:
     """Fence sides that were read back with other bytes than their proven twins, in both drives; whether there were any.
 
     Both sides are read whole, each in the other drive than before: what is good now is proven, as the first drive was
-    at fault; and a twin is not relied on for readings of long ago. The errors of a verification that are made good,
-    those behind the first `told`, become warnings.
+    at fault; and a twin is not relied on for readings of long ago. Of the errors of the verification, those behind the
+    first `told`, what the first reading found of such a pair becomes a warning, and so does what the second one finds
+    of a side that is fenced, as it is made good.
     """
-    pairs = [pair for pair in library.pairs() if wants_verifying(library, pair)]
-    if not pairs:
+    fenced = False
+    for pair in library.pairs():
+        if was_misread(library, pair):
+            _got_round(report, told, _barcodes(pair))
+            _verify(library, [pair], report, watch, everything=True, swapped=False)
+            fenced |= _fence_if_unreadable(library, pair, report, told)
+    return fenced
+
+
+def _fence_if_unreadable(library: TapeLibrary, pair: Pair, report: ArchiveReport, told: int) -> bool:
+    try:
+        error = fence_unreadable(library, pair)
+    except STOPS_A_PAIR as problem:
+        report.errors.append(problem)
         return False
-    report.warnings += report.errors[told:]
-    del report.errors[told:]
-    _verify(library, pairs, report, watch, everything=True, swapped=False)
-    fenced = [error for pair in library.pairs() if (error := fence_unreadable(library, pair)) is not None]
-    barcodes = {f"{error.place} ".split()[0] for error in fenced}
-    for error in report.errors[told:]:
-        if f"{error.place} ".split()[0] in barcodes:
-            report.errors.remove(error)
-            report.warnings.append(error)
-    report.warnings += fenced
-    return bool(fenced)
+    if error is None:
+        return False
+    _got_round(report, told, str(error.place).split()[:1])
+    report.warnings.append(error)
+    return True
+
+
+def _got_round(report: ArchiveReport, told: int, barcodes: list[str]) -> None:
+    """What is wrong with these cartridges is made good: the errors about them, behind the first `told`, are warnings."""
+    found = report.errors[told:]
+    report.warnings += [error for error in found if _is_about(error, barcodes)]
+    report.errors[told:] = [error for error in found if not _is_about(error, barcodes)]
+
+
+def _is_about(error: HoldfastError, barcodes: list[str]) -> bool:
+    return f"{error.place} ".split()[0] in barcodes
 
 
 def _verify(
@@ -278,8 +309,7 @@ def _verify(
             result = verify_pair(
                 library, pair, everything=everything, sample=sample, progress=stage.advance, swapped=swapped
             )
-            report.cartridges += _barcodes(pair)
-            report.committed_tape_files += _count_committed(library, pair)
+            report.cartridges += [barcode for barcode in _barcodes(pair) if barcode not in report.cartridges]
             report.tape_files += result.tape_files
             report.members += result.members
             report.read_bytes += result.read_bytes
@@ -287,12 +317,8 @@ def _verify(
             outcome = f"{len(result.problems)} PROBLEMS" if result.problems else "all as written"
             watch.say(f"verified {result.tape_files} tape files on {' and '.join(_barcodes(pair))}: {outcome}")
         report.stages.append(stage.done())
-
-
-def _count_committed(library: TapeLibrary, pair: Pair) -> int:
-    """How many tape files both cartridges of a pair hold."""
     with library.catalog.reading() as connection:
-        return sum(len(tapes.tape_files(connection, barcode)) for barcode in _barcodes(pair))
+        report.committed_tape_files = sum(len(tapes.tape_files(connection, name)) for name in report.cartridges)
 
 
 def _bytes_to_read(library: TapeLibrary, pairs: list[Pair], *, everything: bool, sample: Sample | None) -> int:
@@ -309,7 +335,9 @@ def _conclude(vault: Vault, scopes: list[Scope], report: ArchiveReport) -> None:
     names = {scope.source.name for scope in scopes}
     with vault.catalog.reading() as connection:
         report.unproven = [show_path(v.full_path) for v in proof.unproven_versions(connection, names, 100)]
+        report.gone_unproven = [show_path(v.full_path) for v in proof.gone_and_unproven(connection, 100)]
         report.totals = files.count_store(connection) | tapes.count_tapes(connection) | proof.count_proven(connection)
+        report.totals["gone_unproven"] = proof.count_gone_and_unproven(connection)
 
 
 def _pairs_of(library: TapeLibrary, barcodes: tuple[str, ...]) -> list[Pair]:

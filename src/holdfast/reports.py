@@ -146,6 +146,8 @@ class ArchiveReport(VerifyReport):
     """What `archive` did. `unproven`: at most a hundred names of what has no two verified copies.
 
     `staged_bytes` wait until there are `wanted_bytes` for the drives; both are 0 when nothing waits.
+    `gone_unproven`: at most a hundred names of files whose sources have these bytes no more, and which lost their two
+    verified copies, or never had them; `totals` has their number.
     """
 
     in_place: bool = False
@@ -157,6 +159,7 @@ class ArchiveReport(VerifyReport):
     written_bytes: int = 0
     written_on: list[str] = field(default_factory=list[str])
     unproven: list[str] = field(default_factory=list[str])
+    gone_unproven: list[str] = field(default_factory=list[str])
 
     def add_kept(self, kept: Kept) -> None:
         """A look at the sources is over. Later looks of the same run only add what is new since the first."""
@@ -167,12 +170,16 @@ class ArchiveReport(VerifyReport):
 
     def has_failed(self) -> bool:
         failed = any(problem.failed for problem in self.kept.problems)
-        return bool(self.errors) or failed or bool(self.unproven)
+        return bool(self.errors) or failed or bool(self.unproven) or bool(self.gone_unproven)
 
 
 @dataclass(slots=True)
 class RestoreReport(Report):
-    """What `restore` planted."""
+    """What `restore` planted.
+
+    `from_twin`: files of which a bad copy gave way to another one; `from_replaced`: those for which only a cartridge in
+    whose place another one is had a good copy.
+    """
 
     files: int = 0
     folders: int = 0
@@ -180,11 +187,14 @@ class RestoreReport(Report):
     planted_bytes: int = 0
     already_there: int = 0
     from_twin: int = 0
+    from_replaced: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTape:
     """One cartridge that a restore would read: its twin is mounted with it, and read where the cartridge is bad.
+
+    `twin` is empty for one that is no side of a pair any more.
 
     `estimated_s`: to position and read, and back to the begin of the tape; mounting is not in it.
     """

@@ -14,7 +14,7 @@ from tests.acceptance.nights import make_night
 from holdfast.catalog import TapePlace
 from holdfast.cli.app import run
 from holdfast.restoring import RestoreRequest, plan, restore
-from holdfast.restoring.order import MOUNT_PAIR_S
+from holdfast.restoring.order import MOUNT_S
 from holdfast.tape.changer import VirtualChanger
 from holdfast.tape.recall import TapeContents
 
@@ -79,7 +79,7 @@ def test_the_restore_reads_what_the_plan_told_in_that_order(
     assert len(seen.loads) == told.mounts == 2 * len(told.tapes)
     assert {tape.twin for tape in told.tapes} == set(seen.loads) - {tape.barcode for tape in told.tapes}
     assert told.tape_bytes == sum(path.stat().st_size for path in three_pairs.iterdir())
-    mounting = MOUNT_PAIR_S * len(told.tapes)
+    mounting = 2 * MOUNT_S * len(told.tapes)
     assert told.estimated_s == pytest.approx(mounting + sum(tape.estimated_s for tape in told.tapes))
 
 

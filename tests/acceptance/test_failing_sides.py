@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -16,10 +17,10 @@ from tests.acceptance.nights import differences
 
 from holdfast.catalog import Catalog, proof, tapes
 from holdfast.config import InitOptions, init_vault, open_vault
-from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_OPERATOR, MediaError, OperatorNeeded
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_OPERATOR, HoldfastError, MediaError, OperatorNeeded
 from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.reports import ArchiveReport
-from holdfast.restoring import RestoreRequest, restore
+from holdfast.restoring import RestoreRequest, cat, restore
 from holdfast.tape import dump, pairs
 from holdfast.tape.changer import VirtualChanger
 from holdfast.tape.drive import VirtualDrive
@@ -201,6 +202,42 @@ def test_drives_that_ruin_every_cartridge_do_not_use_up_the_library(vault: Path,
     assert len(cartridges(vault)) <= 4
 
 
+def test_a_side_whose_replacements_fail_in_a_row_gets_no_more_until_a_person_looked(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    """Both drives ruin whatever is put in as side B; side A is good all the time."""
+    with failing(lambda drive, _: drive.barcode != "HF0001L8" and drive.tell().tape_file >= 2):
+        for _ in range(6):
+            report = run(vault, night)
+        assert len(cartridges(vault)) == 2 + pairs.REPLACEMENTS
+        assert report.exit_code() == EXIT_OPERATOR
+        (error,) = report.errors
+        assert "3 cartridges in a row failed as side B" in error.message
+        assert error.found is not None
+        assert "HF0003L8, HF0004L8, HF0005L8 failed" in error.found
+        assert "--replace-again" in str(error.hint)
+        (night / "new").write_bytes(b"new")
+        run(vault, night)  # nor does a new pair get any
+        assert len(cartridges(vault)) == 2 + pairs.REPLACEMENTS
+        for _ in range(3):  # somebody says so, but nobody cleaned the drives: one each time at most
+            before = len(cartridges(vault))
+            archive(vault, ArchiveRequest(paths=(night,), replace_again=True))
+            assert len(cartridges(vault)) <= before + 1
+    assert run(vault, night).exit_code() in (0, EXIT_OPERATOR)
+    report = archive(vault, ArchiveRequest(paths=(night,), replace_again=True))
+    assert (report.exit_code(), report.unproven) == (0, [])
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+def test_a_replacement_that_was_good_once_ends_the_row_of_those_that_failed(vault: Path, night: Path) -> None:
+    run(vault, night)
+    for number in range(2, 2 + pairs.REPLACEMENTS + 1):
+        flip_bit(data_path(vault / f"library/cartridges/HF000{number}L8", 3), 5000)
+        verify(vault, (), everything=True)
+        assert run(vault, night).exit_code() == 0
+    assert len(cartridges(vault)) == 2 + pairs.REPLACEMENTS + 1
+
+
 def test_without_a_blank_cartridge_the_good_side_stays_and_an_operator_is_asked(
     vault: Path, night: Path, tmp_path: Path
 ) -> None:
@@ -222,20 +259,23 @@ def test_without_a_blank_cartridge_the_good_side_stays_and_an_operator_is_asked(
     check_all_is_well(vault, night, tmp_path / "back")
 
 
-def test_without_any_blank_cartridge_what_is_on_tape_is_verified_all_the_same(vault: Path, night: Path) -> None:
+@pytest.mark.parametrize(("error", "code"), [(OperatorNeeded, EXIT_OPERATOR), (MediaError, EXIT_DATA_AT_RISK)])
+def test_without_any_blank_cartridge_what_is_on_tape_is_verified_all_the_same(
+    vault: Path, night: Path, error: type[HoldfastError], code: int
+) -> None:
     for number in range(3):  # the first pair does not hold all of it
         (night / f"{number}.bin").write_bytes(os.urandom(3_000_000))
 
     def scratch(self: VirtualChanger, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
         if known:
-            raise OperatorNeeded("no blank cartridge", hint="put one into a slot, then run the same command again")
+            raise error("no blank cartridge", hint="put one into a slot, then run the same command again")
         return whole(self, sides, known)
 
     whole = VirtualChanger.scratch
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VirtualChanger, "scratch", scratch)
         report = run(vault, night)
-    assert report.exit_code() == EXIT_OPERATOR
+    assert report.exit_code() == code
     assert report.tape_files > 0
     assert report.totals["proven"] > 0
     assert run(vault, night).exit_code() == 0
@@ -268,9 +308,9 @@ def test_twins_that_are_damaged_in_different_places_are_not_fenced(vault: Path, 
     assert differences(night, tmp_path / "back" / "night") == []
 
 
-def test_a_file_without_a_good_copy_is_told_though_a_replaced_cartridge_had_one(
-    vault: Path, night: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def only_replaced(vault: Path, night: Path, tmp_path: Path) -> Path:
+    """A vault whose replaced cartridge has the last good copy of one file."""
     with failing(from_on("HF0001L8", 5)):
         run(vault, night)
     assert run(vault, night).exit_code() == 0
@@ -280,10 +320,51 @@ def test_a_file_without_a_good_copy_is_told_though_a_replaced_cartridge_had_one(
         (pair,) = tapes.all_pairs(connection)
     for cartridge in pair.cartridges:
         flip_bit(data_path(vault / "library/cartridges" / cartridge.barcode, 1), 100_000)
-    report = restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape"))
-    assert report.exit_code() == EXIT_DATA_AT_RISK
+    return vault
+
+
+def test_the_last_good_copy_is_taken_from_a_replaced_cartridge_and_that_is_told(
+    only_replaced: Path, night: Path, tmp_path: Path
+) -> None:
+    report = restore(only_replaced, RestoreRequest(to=tmp_path / "back", origin="tape"))
+    assert (report.exit_code(), report.errors, report.files, report.from_replaced) == (0, [], 6, 1)
+    damaged, _, told = report.warnings
+    assert "not what was written" in damaged.message
+    assert "one in whose place another one is" in told.message
+    assert str(told.place).endswith(": HF0001L8")
+    assert differences(night, tmp_path / "back" / "night") == []
+    damaged_file = night / str(told.place).removeprefix("night/").removesuffix(": HF0001L8")
+    for pack in (only_replaced / "packs").glob("*.pack"):
+        pack.unlink()
+    out = io.BytesIO()
+    cat(only_replaced, f"night/{damaged_file.name}", out, origin="tape")
+    assert out.getvalue() == damaged_file.read_bytes()
+
+
+def test_law_7_bad_bytes_never_pass_from_a_replaced_cartridge_either(
+    only_replaced: Path, night: Path, tmp_path: Path
+) -> None:
+    flip_bit(data_path(only_replaced / "library/cartridges/HF0001L8", 1), 100_000)
+    report = restore(only_replaced, RestoreRequest(to=tmp_path / "back", origin="tape"))
+    assert (report.exit_code(), report.from_replaced) == (EXIT_DATA_AT_RISK, 0)
     assert len(report.errors) == 1
     assert report.files == 6
+
+
+def test_a_replaced_cartridge_is_not_even_mounted_while_a_current_one_is_good(
+    vault: Path, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with failing(from_on("HF0001L8", 5)):
+        run(vault, night)
+    loaded, whole = list[str](), VirtualChanger.load
+
+    def load(self: VirtualChanger, barcode: str, drive: str) -> VirtualDrive:
+        loaded.append(barcode)
+        return whole(self, barcode, drive)
+
+    monkeypatch.setattr(VirtualChanger, "load", load)
+    assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).warnings == []
+    assert sorted(loaded) == ["HF0002L8", "HF0003L8"]
 
 
 # -- what hostile eyes found
@@ -350,6 +431,28 @@ def test_law_4_one_failed_reading_does_not_take_the_proofs_of_what_has_no_source
     assert failures
     assert (report.exit_code(), report.unproven) == (0, [])
     assert cartridges(vault) == {"HF0001L8": None, "HF0002L8": None}
+
+
+def test_a_drive_that_fails_again_in_a_later_round_of_the_same_run_speaks_against_no_cartridge(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    """In place, a file changes while it is dumped, so it is dumped again: the same cartridge, the same bad drive."""
+    whole, changed = dump._ObjectWriter._write_data, list[bytes]()
+
+    def write_data(self: Any, present: Any, header: Any) -> Any:
+        if present.version.path == b"0.bin" and not changed:
+            changed.append(b"0.bin")
+            (night / "0.bin").write_bytes(b"another size")
+        return whole(self, present, header)
+
+    with pytest.MonkeyPatch.context() as patch, failing(lambda drive, _: drive.serial == "VDRIVE-1") as failed:
+        patch.setattr(dump._ObjectWriter, "_write_data", write_data)
+        report = run(vault, night, in_place=True)
+    assert changed
+    assert failed.count("HF0002L8") > 1
+    assert (report.exit_code(), report.unproven) == (0, [])
+    assert cartridges(vault) == {"HF0001L8": None, "HF0002L8": None}
+    check_all_is_well(vault, night, tmp_path / "back")
 
 
 @pytest.mark.parametrize("serial", ["VDRIVE-0", "VDRIVE-1"])

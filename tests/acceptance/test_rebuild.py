@@ -22,7 +22,7 @@ from holdfast.catalog import Catalog, files, proof, schema, tapes
 from holdfast.cli.app import run
 from holdfast.config import init_vault, open_vault
 from holdfast.durable import Journal
-from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_FAILED, HoldfastError, IntegrityError, VaultError
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_FAILED, HoldfastError, VaultError
 from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.rebuilding import rebuild
 from holdfast.reports import RebuildReport
@@ -495,7 +495,7 @@ def test_a_run_with_an_empty_catalog_says_that_the_tapes_can_fill_it(
     archived(night, in_place=True)
     shutil.rmtree(vault / "catalog")
     (vault / "catalog").mkdir()
-    with pytest.raises(IntegrityError, match="holdfast rebuild"):
+    with pytest.raises(VaultError, match="holdfast rebuild"):
         archived(night, in_place=True)
     assert rebuild(vault).exit_code() == 0
     assert archived(night, in_place=True).exit_code() == 0
@@ -601,12 +601,12 @@ def test_journals_that_are_older_than_the_catalog_are_completed_from_the_tapes(
     old = {path: path.read_bytes() for path in (vault / "journals").glob("*L8.jsonl")}
     change(night)
     archived(night)
-    rows, own = all_rows(vault), journals(vault)
+    own = journals(vault)
     for path, data in old.items():
         path.write_bytes(data)
     (night / "later").write_bytes(b"after the accident")
-    with pytest.raises(IntegrityError, match="holdfast rebuild"):
-        archived(night)
+    assert "holdfast rebuild" in str(archived(night).errors[0])
+    rows, own = all_rows(vault), journals(vault) | own
     report = rebuild(vault)
     assert (report.exit_code(), report.objects, journals(vault)) == (0, 0, own)
     assert all_rows(vault) | {"versions": []} == rows | {"versions": []}

@@ -246,7 +246,7 @@ def test_the_command_prints_the_script_and_tells_what_is_on_no_tape(
     archived(night)
     (night / "late").write_bytes(b"stored and not dumped")
     with monkeypatch.context() as patch:
-        patch.setattr("holdfast.journey._dump", lambda *_: [])
+        patch.setattr("holdfast.journey._dump", lambda *_, **__: [])
         archived(night)
     capsys.readouterr()
     assert run(["restore", "--script", "--to", str(tmp_path / "out"), "--vault", str(vault)]) == 1

@@ -216,6 +216,19 @@ def mismatched_tape_files(connection: Connection, barcode: str) -> set[int]:
     return set(connection.scalars(query.where(evidence.c.matched.is_(False), cartridge.c.barcode == barcode)))
 
 
+def was_read_whole(connection: Connection, barcode: str) -> bool:
+    """Whether each tape file of a cartridge was ever read back as it was committed: then it was a good one once."""
+    held = tape_file.join(cartridge, cartridge.c.id == tape_file.c.cartridge_id)
+    matched = exists().where(
+        evidence.c.cartridge_id == tape_file.c.cartridge_id,
+        evidence.c.tape_file == tape_file.c.number,
+        evidence.c.matched.is_(True),
+    )
+    query = select(func.count(), func.coalesce(func.sum(case((matched, 1), else_=0)), 0)).select_from(held)
+    count, good = connection.execute(query.where(cartridge.c.barcode == barcode)).one()
+    return count == good > 0
+
+
 def newest_match_ns(connection: Connection, barcode: str) -> int:
     """When a reading of a cartridge matched last, in ns since 1970; 0 if none ever did."""
     query = select(func.max(evidence.c.ended_ns)).join(cartridge, cartridge.c.id == evidence.c.cartridge_id)
@@ -265,6 +278,43 @@ def count_proven(connection: Connection) -> dict[str, int]:
     total = connection.scalar(select(func.count()).select_from(version).where(present)) or 0
     proven = connection.scalar(select(func.count()).select_from(version).where(present, _version_is_proven())) or 0
     return {"versions": total, "proven": proven}
+
+
+def _is_gone_and_unproven() -> Any:
+    """Nothing proven holds the bytes, and the source has them no more. Bytes that were never read are nobody's loss."""
+    proven = select(_proven_objects().c.object_id)
+    # a set that is made once: a hundred thousand versions may have the same content
+    held = select(member.c.content_id).where(
+        member.c.content_id.is_not(None), member.c.void.is_(False), member.c.object_id.in_(proven)
+    )
+    return and_(
+        version.c.ended_ns.is_not(None),
+        version.c.void.is_(False),
+        version.c.content_id.is_not(None),
+        version.c.size_bytes > 0,
+        version.c.content_id.not_in(held),
+    )
+
+
+def gone_and_unproven(connection: Connection, limit: int) -> list[FileVersion]:
+    """Versions of files that their sources have no more, and whose bytes have no two verified copies; oldest first.
+
+    Of all sources, as whichever is archived may be the one that finds a proof lost. At most `limit` of them.
+    """
+    query = (
+        select(*VERSION_COLUMNS)
+        .join(source, source.c.id == version.c.source_id)
+        .outerjoin(content, content.c.id == version.c.content_id)
+        .where(_is_gone_and_unproven())
+        .order_by(version.c.id)
+        .limit(limit)
+    )
+    return [version_from(row) for row in connection.execute(query)]
+
+
+def count_gone_and_unproven(connection: Connection) -> int:
+    """How many versions `gone_and_unproven` would name."""
+    return connection.scalar(select(func.count()).select_from(version).where(_is_gone_and_unproven())) or 0
 
 
 def count_problems(connection: Connection) -> int:

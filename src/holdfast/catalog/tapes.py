@@ -30,7 +30,7 @@ from holdfast.catalog.schema import (
     tape_object,
     version,
 )
-from holdfast.errors import IntegrityError
+from holdfast.errors import IntegrityError, VaultError
 from holdfast.values import Content, FileVersion, Side
 
 
@@ -196,7 +196,10 @@ def record_session(connection: Connection, session_id: uuid.UUID, pair_id: uuid.
 def record_object(
     connection: Connection, object_id: uuid.UUID, pair_id: uuid.UUID, number: int, members: Sequence[MemberFacts]
 ) -> None:
-    """Record an object and its members; passed over when it is known."""
+    """Record an object and its members; passed over when it is known.
+
+    Raises `VaultError` for a version that is not recorded: then the catalog was lost, and every pair would say so.
+    """
     if is_object_known(connection, object_id):
         return
     values = {"uuid": object_id.bytes, "pair_id": _pair_row(connection, pair_id), "tape_file": number}
@@ -205,7 +208,7 @@ def record_object(
     versions = files.version_row_numbers(connection, [item.version_id for item in members])
     unknown = next((item.version_id for item in members if item.version_id not in versions), None)
     if unknown is not None:
-        raise IntegrityError(
+        raise VaultError(
             "a tape holds a version that the catalog does not know: the catalog was lost, or is an old copy",
             place=f"tape file {number} of pair {pair_id}",
             expected=f"version {unknown}",

@@ -33,6 +33,12 @@ def archive(
     now: Annotated[
         bool, typer.Option("--now", help="Write on tape even if less is staged than [tape] start_at says.")
     ] = False,
+    replace_again: Annotated[
+        bool,
+        typer.Option(
+            "--replace-again", help="Drives were cleaned: give sides that failed again and again a cartridge."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Keep, dump to two tapes, verify both, report: the main job.
@@ -44,7 +50,14 @@ def archive(
     Example: holdfast archive /data/2026-11-21 --vault /archive/vault
     """
     folder = vault_folder(vault)
-    request = ArchiveRequest(paths=tuple(paths), source_name=source, in_place=in_place, recheck=recheck, now=now)
+    request = ArchiveRequest(
+        paths=tuple(paths),
+        source_name=source,
+        in_place=in_place,
+        recheck=recheck,
+        now=now,
+        replace_again=replace_again,
+    )
     report = run_archive(folder, request, watch(as_json=as_json))
     if as_json:
         print_json(as_document(report) | {"exit_code": report.exit_code()})
@@ -129,6 +142,21 @@ def show_problems(report: ArchiveReport) -> None:
         out.print(f"  FAILED: {error}")
     for name in report.unproven[:SHOWN]:
         out.print(f"  NOT PROVEN: {name}")
+    show_gone(report.gone_unproven, report.totals["gone_unproven"])
+
+
+def show_gone(names: list[str], number: int) -> None:
+    """What has no two verified copies, and is in its source no more; and what can still be done."""
+    out = console()
+    for name in names[:SHOWN]:
+        out.print(f"  NOT PROVEN, AND GONE FROM ITS SOURCE: {name}")
+    if number > SHOWN:
+        out.print(f"  ... {number} in all")
+    if names:
+        out.print(
+            "  next: holdfast custody NAME shows their copies; holdfast restore NAME --as-of TIME --to DIR reads what is "
+            "good of them: archive that folder, and keep it"
+        )
 
 
 def _verdict(report: ArchiveReport) -> str:
@@ -138,8 +166,9 @@ def _verdict(report: ArchiveReport) -> str:
             f"PROVEN: all {totals['proven']} files, folders and links have two verified copies. "
             f"Get them back with: holdfast restore --vault {report.vault} --to DIR"
         )
-    verdict = f"NOT ALL PROVEN: {totals['proven']} of {totals['versions']} have two verified copies; keep the source."
-    return f"{verdict} {_how_to_write(report)}".rstrip()
+    gone = f", {totals['gone_unproven']} that are gone from their source have not" if totals["gone_unproven"] else ""
+    verdict = f"{totals['proven']} of {totals['versions']} have two verified copies{gone}; keep the source."
+    return f"NOT ALL PROVEN: {verdict} {_how_to_write(report)}".rstrip()
 
 
 def _how_to_write(report: ArchiveReport) -> str:

@@ -11,7 +11,7 @@ import typer
 from holdfast.cli.options import AsOfOption, FromOption, JsonOption, VaultOption
 from holdfast.cli.show import console, print_error, print_json, show_seconds, watch
 from holdfast.config import vault_folder
-from holdfast.errors import UsageError
+from holdfast.errors import IntegrityError, UsageError
 from holdfast.naming import parse_time
 from holdfast.reports import RestorePlan, RestoreReport, ScriptReport, as_document
 from holdfast.restoring import RestoreRequest
@@ -98,7 +98,7 @@ def _tell(plan: RestorePlan, *, as_json: bool) -> int:
         out.print(f"  without a tape: {plan.store_files} files ({show_bytes(plan.store_bytes)}) from the block store")
     for number, tape in enumerate(plan.tapes, start=1):
         out.print(
-            f"  {number}. {tape.barcode}, or its twin {tape.twin}: {tape.files} files ({show_bytes(tape.size_bytes)}) "
+            f"  {number}. {tape.barcode}{f', or its twin {tape.twin}' if tape.twin else ''}: {tape.files} files ({show_bytes(tape.size_bytes)}) "
             f"in tape file{'s' if len(tape.tape_files) > 1 else ''} {ranges(tape.tape_files)}"
         )
     if plan.tapes:
@@ -123,7 +123,8 @@ def _show(report: RestoreReport, to: Path) -> None:
         f"({show_bytes(report.planted_bytes)}) to {to}; {report.already_there} were there already"
     )
     for warning in report.warnings:
-        out.print(f"  DAMAGED COPY, passed over: {warning}")
+        kind = "DAMAGED COPY, passed over" if isinstance(warning, IntegrityError) else "got round"
+        out.print(f"  {kind}: {warning}")
     for error in report.errors:
         out.print(f"  FAILED: {error}")
 

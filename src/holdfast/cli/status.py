@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from holdfast.catalog import files, proof, tapes
+from holdfast.cli.archive import SHOWN, show_gone
 from holdfast.cli.options import JsonOption, VaultOption
 from holdfast.cli.show import console, print_json, when
 from holdfast.config import vault_folder
@@ -18,7 +19,8 @@ from holdfast.vault import opened
 def status(vault: VaultOption = None, as_json: JsonOption = False) -> int:
     """Show the vault at a glance.
 
-    What is in it, what is proven, and who is at work. Exit code 3 if a reading did not match.
+    What is in it, what is proven, and who is at work. Exit code 3 if a reading did not match, or if something that is
+    gone from its source is not proven.
 
     Example: holdfast status --vault /archive/vault
     """
@@ -33,12 +35,14 @@ def status(vault: VaultOption = None, as_json: JsonOption = False) -> int:
             facts["staged_bytes"] = tapes.count_unwritten_bytes(connection)
             facts["start_at_bytes"] = open_vault.settings.tape.start_bytes
             facts["problems"] = proof.count_problems(connection)
+            facts["gone_unproven"] = proof.count_gone_and_unproven(connection)
+            facts["gone_unproven_names"] = [show_path(v.full_path) for v in proof.gone_and_unproven(connection, SHOWN)]
         facts["runs"] = [_run_fields(run) for run in RunLog(open_vault.settings.state_path).latest(5)]
     if as_json:
         print_json(facts)
     else:
         _show(facts)
-    return EXIT_DATA_AT_RISK if facts["problems"] else 0
+    return EXIT_DATA_AT_RISK if facts["problems"] or facts["gone_unproven"] else 0
 
 
 def _run_fields(run: Run) -> dict[str, Any]:
@@ -75,5 +79,8 @@ def _show(facts: dict[str, Any]) -> None:
         out.print(
             f"AT RISK     {facts['problems']} tape files did not match when last read: holdfast verify names them"
         )
+    if facts["gone_unproven"]:
+        out.print(f"AT RISK     {facts['gone_unproven']} files are gone from their source and not proven:")
+        show_gone(facts["gone_unproven_names"], facts["gone_unproven"])
     for run in facts["runs"]:
         out.print(f"run         {when(run['begun_ns'])} {run['command']}: {run['outcome']}")

@@ -1,6 +1,7 @@
 """In which order tapes are read, and about how long that takes. Pure.
 
-Pairs come in the order in which they were made; within a pair, files come in tape order, so each tape is passed once.
+Pairs come in the order in which they were made, and after them cartridges in whose place another one is; within a
+pair, files come in tape order, so each tape is passed once.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ REPOSITION_S = 3.0
 STREAM_BYTES_S = 360e6
 """Reading without a stop, uncompressed: LTO-8, full height."""
 
-MOUNT_PAIR_S = 2 * (MOVE_S + LOAD_S) + 2 * (UNLOAD_S + MOVE_S)
-"""Both cartridges of a pair, one after the other, in and out again; without the way back to the begin."""
+MOUNT_S = MOVE_S + LOAD_S + UNLOAD_S + MOVE_S
+"""A cartridge in and out again, those of a pair one after the other; without the way back to the begin."""
 
 
 class Recall(NamedTuple):
     """One file that must come from tape, by its first choice; sorted, recalls are in reading order.
 
-    `pair` counts pairs from the oldest, from 0; `row` is that of the version in the catalog; `side` is 0 for A.
+    `turn` is the number of the cartridges that are mounted together (`ways.Turn`); `row` is that of the version in the catalog; `side` is 0 for A.
     Numbers only, as there may be millions.
     """
 
-    pair: int
+    turn: int
     tape_file: int
     data_offset: int
     row: int
@@ -50,9 +51,9 @@ class Recall(NamedTuple):
 
 
 def passes(recalls: Iterable[Recall]) -> Iterator[tuple[int, list[Recall]]]:
-    """The pairs to mount, in order, each with what is read from it, in order."""
-    for pair, items in groupby(sorted(recalls), key=lambda item: item.pair):
-        yield pair, list(items)
+    """The turns to take, in order, each with what is read in it, in order."""
+    for turn, items in groupby(sorted(recalls), key=lambda item: item.turn):
+        yield turn, list(items)
 
 
 def reading_s(extents: Iterable[tuple[int, int]]) -> float:

@@ -11,9 +11,9 @@ from pathlib import Path
 from holdfast.catalog import Cartridge, Pair, PresentVersion, tapes
 from holdfast.errors import HoldfastError
 from holdfast.reports import PlannedTape, RestorePlan
-from holdfast.restoring.order import MOUNT_PAIR_S, Recall, passes, reading_s
+from holdfast.restoring.order import MOUNT_S, Recall, passes, reading_s
 from holdfast.restoring.request import RestoreRequest
-from holdfast.restoring.ways import FromStore, Selection, Ways, of_file
+from holdfast.restoring.ways import FromStore, Selection, Turn, Ways, of_file
 from holdfast.trees.plant import stands
 from holdfast.values import FileVersion, Kind
 from holdfast.vault import Vault, opened
@@ -84,24 +84,25 @@ class _Planner:
         """The tapes, in the order in which they would be read."""
         result = self._result
         for number, items in passes(self._recalls):
-            pair = self._ways.pairs[number]
-            result.tapes += [self._tape(pair, side, items) for side in sorted({item.side for item in items})]
+            turn = self._ways.turns[number]
+            result.tapes += [self._tape(turn, side, items) for side in sorted({item.side for item in items})]
             result.files_on_tape += len(items)
             result.tape_bytes += sum(item.size_bytes for item in items)
-            result.mounts += len(pair.cartridges)
-            result.estimated_s += MOUNT_PAIR_S
+            result.mounts += len(turn.cartridges)
+            result.estimated_s += MOUNT_S * len(turn.cartridges)
         result.estimated_s += sum(tape.estimated_s for tape in result.tapes)
 
-    def _tape(self, pair: Pair, side: int, items: list[Recall]) -> PlannedTape:
-        """What is read from one side of a pair."""
+    def _tape(self, turn: Turn, side: int, items: list[Recall]) -> PlannedTape:
+        """What is read from one cartridge of a turn."""
         own = [item for item in items if item.side == side]
+        twins = [item.barcode for item in turn.cartridges if item is not turn.cartridges[side]]
         return PlannedTape(
-            barcode=pair.cartridges[side].barcode,
-            twin=pair.cartridges[1 - side].barcode,
+            barcode=turn.cartridges[side].barcode,
+            twin=twins[0] if twins else "",
             files=len(own),
             size_bytes=sum(item.size_bytes for item in own),
             tape_files=sorted({item.tape_file for item in own}),
-            estimated_s=reading_s(self._extents(pair, pair.cartridges[side], own)),
+            estimated_s=reading_s(self._extents(turn.pair, turn.cartridges[side], own)),
         )
 
     def _extents(self, pair: Pair, cartridge: Cartridge, items: list[Recall]) -> list[tuple[int, int]]:

@@ -1,7 +1,8 @@
 """Restoring: plant the versions that are meant below one folder.
 
     plant      folders and links at once; files from the block store, where it has them
-    recall     the others from tape, pair by pair in tape order; a bad copy gives way to its twin, file by file
+    recall     the others from tape, pair by pair in tape order; a bad copy gives way to its twin, file by file, and
+               to cartridges in whose place others are when no pair has a good one
     finish     hard links, then the modes and times of folders
 
 Nothing is believed before its SHA-256 was compared. What is there already and the same is left alone, and what a
@@ -21,7 +22,7 @@ from holdfast.errors import CapacityError, HoldfastError, IntegrityError, MediaE
 from holdfast.reports import RestoreReport, Silent, Stage, Watch
 from holdfast.restoring.order import Recall, passes
 from holdfast.restoring.request import RestoreRequest
-from holdfast.restoring.ways import FEW_COPIES, FromStore, Selection, Ways, of_file
+from holdfast.restoring.ways import FEW_COPIES, FromStore, Selection, Turn, Ways, of_file
 from holdfast.tape.library import TapeLibrary
 from holdfast.tape.recall import TapeContents
 from holdfast.trees.plant import NewFile, Planter
@@ -64,7 +65,15 @@ class _Work:
 
 
 class _NoneGood(HoldfastError):
-    """No copy on the mounted pair is good."""
+    """No copy on the mounted cartridges is good."""
+
+
+def _from_replaced(turn: Turn) -> MediaError:
+    return MediaError(
+        "no cartridge in use had a good copy of the file; it came from one in whose place another one is",
+        place=turn.cartridges[0].barcode,
+        hint="archive what was restored: this may have been its last good copy",
+    )
 
 
 class _Restorer:
@@ -84,7 +93,8 @@ class _Restorer:
         self._report = report
         self._stage = stage
         self._work = _Work()
-        self._tried: dict[int, set[int]] = {}  # rows that a pair did not give, and the pairs
+        self._tried: dict[int, set[int]] = {}  # rows that a turn did not give, and the turns
+        self._halves: set[int] = set()  # turns that lacked a cartridge, as a drive did not work or it was not there
         self._failures: dict[int, list[HoldfastError]] = {}
         self._unmounted: list[HoldfastError] = []
 
@@ -170,15 +180,19 @@ class _Restorer:
         with TapeLibrary(self._vault.settings, self._vault.catalog) as library:
             while waiting:
                 number = min(waiting)
-                for row in self._recall_pair(library, number, waiting.pop(number)):
+                for row in self._recall_turn(library, number, waiting.pop(number)):
                     elsewhere = self._elsewhere(row)
                     if elsewhere is not None:
                         waiting.setdefault(elsewhere, []).append(row)
 
-    def _recall_pair(self, library: TapeLibrary, number: int, rows: list[int]) -> list[int]:
-        """Recall files from a pair; returns the rows of those that no copy on it gave."""
+    def _recall_turn(self, library: TapeLibrary, number: int, rows: list[int]) -> list[int]:
+        """Recall files from the cartridges of a turn; returns the rows of those that no copy there gave."""
         missed: list[int] = []
-        with library.mounted_sides(self._ways.pairs[number], self._not_mounted) as mounted:
+        turn = self._ways.turns[number]
+        mounting = library.mounted_sides(turn.pair, self._not_mounted, swapped=turn.swapped, wanted=turn.cartridges)
+        with mounting as mounted:
+            if len(mounted.sides) < len(turn.cartridges):
+                self._halves.add(number)
             contents = TapeContents(mounted)
             for start in range(0, len(rows), RECALL_CHUNK):
                 chunk = rows[start : start + RECALL_CHUNK]
@@ -187,7 +201,7 @@ class _Restorer:
                 for row in chunk:
                     present = found[row]
                     try:
-                        self._guarded(present.version, lambda item=present: self._recall_file(contents, item))
+                        self._guarded(present.version, lambda item=present: self._recall_file(turn, contents, item))
                     except _NoneGood:
                         missed.append(row)
                         self._tried.setdefault(row, set()).add(number)
@@ -199,14 +213,15 @@ class _Restorer:
         self._report.warnings.append(error)
 
     def _elsewhere(self, row: int) -> int | None:
-        """Another pair that has a copy of a file; when all were tried, the file's failure is reported."""
+        """Another turn that has a copy of a file; when all were taken, the file's failure is reported."""
         with self._vault.catalog.reading() as connection:
             (present,) = files.versions_by_row(connection, [row])
         version = present.version
         assert version.content is not None
-        pairs = self._ways.pairs_with(version.content) - self._tried[row]
-        if pairs:
-            return min(pairs)
+        turns = self._ways.turns_with(version.content)
+        turns |= {self._ways.swapped(number) for number in turns & self._halves}
+        if turns := turns - self._tried[row]:
+            return min(turns)
         failures = self._failures.pop(row, None) or [
             MediaError(
                 "no cartridge with a copy of the file can be mounted",
@@ -217,7 +232,7 @@ class _Restorer:
         self._report.errors.append(of_file(failures[-1], version))
         return None
 
-    def _recall_file(self, contents: TapeContents, present: PresentVersion) -> None:
+    def _recall_file(self, turn: Turn, contents: TapeContents, present: PresentVersion) -> None:
         version, content = present.version, present.version.content
         assert content is not None
         failures = self._failures.get(present.row, [])
@@ -232,7 +247,7 @@ class _Restorer:
                 return
             others = [place for place in self._ways.places(content) if place not in few]
             if not contents.read_any(others, content, fresh, failures.append):
-                raise _NoneGood("no copy on this pair is good")
+                raise _NoneGood("no copy on these cartridges is good")
 
         try:
             self._planter.file(version, fill)
@@ -242,9 +257,12 @@ class _Restorer:
         self._failures.pop(present.row, None)
         self._stage.advance(content.size_bytes)
         self._report.planted_bytes += content.size_bytes
-        if failures:
+        self._report.warnings += [of_file(error, version) for error in failures]
+        if turn.replaced:
+            self._report.from_replaced += 1
+            self._report.warnings.append(of_file(_from_replaced(turn), version))
+        elif failures:
             self._report.from_twin += 1
-            self._report.warnings += [of_file(error, version) for error in failures]
 
     # -- last pass
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from holdfast.catalog import tapes
+from holdfast.catalog import Cartridge, tapes
 from holdfast.errors import HoldfastError, IntegrityError, SourceError
 from holdfast.naming import find_version
+from holdfast.restoring.ways import Ways
 from holdfast.tape.library import TapeLibrary
 from holdfast.tape.recall import TapeContents
 from holdfast.values import Content, Kind
@@ -47,19 +49,22 @@ def _is_on_tape(vault: Vault, content: Content) -> bool:
 
 def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO, begin: int) -> None:
     """From byte `begin` on; by way of a temporary file, as only the last byte proves the first."""
-    with vault.catalog.reading() as connection:
-        places = tapes.tape_places(connection, content)
-        pairs = tapes.all_pairs(connection)
+    ways = Ways(vault.catalog, "tape")
+    places = ways.places(content)
     failures: list[HoldfastError] = [SourceError("no copy of the file can be read", hint="holdfast custody shows more")]
     with TapeLibrary(vault.settings, vault.catalog) as library, tempfile.TemporaryFile() as spool:
-        for pair in pairs:
-            if {place.barcode for place in places} & {item.barcode for item in pair.cartridges}:
-                with library.mounted_sides(pair, lambda _, error: failures.append(error)) as mounted:
-                    good = TapeContents(mounted).read_any(places, content, lambda: _fresh(spool), failures.append)
-                if good:
-                    _copy_out(spool, out, begin)
-                    return
+        for turn in (ways.turns[number] for number in sorted(ways.turns_with(content))):
+            told = partial(_told, failures)
+            with library.mounted_sides(turn.pair, told, wanted=turn.cartridges) as mounted:
+                good = TapeContents(mounted).read_any(places, content, lambda: _fresh(spool), failures.append)
+            if good:
+                _copy_out(spool, out, begin)
+                return
     raise failures[-1]
+
+
+def _told(failures: list[HoldfastError], _: Cartridge, error: HoldfastError) -> None:
+    failures.append(error)
 
 
 def _fresh(spool: BinaryIO) -> Callable[[memoryview], None]:

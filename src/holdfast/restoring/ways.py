@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from holdfast.catalog import Catalog, PresentVersion, TapePlace, files, tapes
+from holdfast.catalog import Cartridge, Catalog, Pair, PresentVersion, TapePlace, files, tapes
 from holdfast.errors import HoldfastError, IntegrityError, SourceError
 from holdfast.naming import matcher
 from holdfast.restoring.order import Recall
@@ -77,18 +77,46 @@ class Selection:
             return leaders, files.versions_by_id(connection, chosen)
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Cartridges that are mounted together to be read: a pair, or one in whose place another one is (`replaced`).
+
+    `swapped`: the pair's sides change drives. That is a turn of its own, for when one of the drives does not work.
+    """
+
+    pair: Pair
+    cartridges: tuple[Cartridge, ...]
+    replaced: bool = False
+    swapped: bool = False
+
+
+def _turns(pairs: list[Pair], replaced: list[Cartridge]) -> list[Turn]:
+    """Every turn in the order in which they are taken: replaced cartridges when nothing else is left."""
+    by_id = {pair.id: pair for pair in pairs}
+    now = [Turn(pair, pair.cartridges) for pair in pairs]
+    before = [Turn(by_id[item.pair_id], (item,), replaced=True) for item in replaced]
+    return [replace(turn, swapped=swapped) for turns in (now, before) for swapped in (False, True) for turn in turns]
+
+
 class Ways:
-    """Where the bytes of each file come from, by its first choice, and by all others."""
+    """Where the bytes of each file come from, by its first choice, and by all others.
+
+    `turns` are numbered in the order in which they are taken.
+    """
 
     def __init__(self, catalog: Catalog, origin: str) -> None:
         self._catalog = catalog
         self._origin = origin
         with catalog.reading() as connection:
-            self.pairs = tapes.all_pairs(connection)
+            self.turns = _turns(tapes.all_pairs(connection), tapes.replaced_cartridges(connection))
         self._at = {
             cartridge.barcode: (number, side)
-            for number, pair in enumerate(self.pairs)
-            for side, cartridge in enumerate(pair.cartridges)
+            for number, turn in enumerate(self.turns)
+            for side, cartridge in enumerate(turn.cartridges)
+            if not turn.swapped
+        }
+        self._swapped = {
+            self._at[turn.cartridges[0].barcode][0]: number for number, turn in enumerate(self.turns) if turn.swapped
         }
 
     def of(self, present: PresentVersion) -> FromStore | Recall:
@@ -107,7 +135,7 @@ class Ways:
         """The first choice of the copies on tape. Raises `IntegrityError` when there is none, or tape is not meant."""
         version, content = present.version, present.version.content
         assert content is not None
-        places = [] if self._origin == "store" else self.places(content, FEW_COPIES) or self.places(content)
+        places = [] if self._origin == "store" else self._best_places(content)
         if not places:
             raise IntegrityError(
                 "no copy of the file can be read" + (" from the block store" if self._origin == "store" else ""),
@@ -116,18 +144,29 @@ class Ways:
                 hint=f"holdfast custody '{show_path(version.full_path)}' shows where it was",
             )
         first = places[0]
-        pair, side = self._at[first.barcode]
-        return Recall(pair, first.tape_file, first.data_offset, present.row, side, content.size_bytes)
+        turn, side = self._at[first.barcode]
+        return Recall(turn, first.tape_file, first.data_offset, present.row, side, content.size_bytes)
+
+    def _best_places(self, content: Content) -> list[TapePlace]:
+        few = self.places(content, FEW_COPIES)
+        return few if few and not self._is_replaced(few[0]) else self.places(content)
 
     def places(self, content: Content, limit: int | None = None) -> list[TapePlace]:
-        """The copies of a content on the cartridges that are sides of pairs now, best first."""
+        """The copies of a content, best first; those on cartridges that are no side of a pair any more are the last."""
         with self._catalog.reading() as connection:
             found = tapes.tape_places(connection, content, limit=limit)
-        return [place for place in found if place.barcode in self._at]
+        return sorted(found, key=self._is_replaced)
 
-    def pairs_with(self, content: Content) -> set[int]:
-        """The numbers of the pairs that have a copy of a content."""
+    def _is_replaced(self, place: TapePlace) -> bool:
+        return self.turns[self._at[place.barcode][0]].replaced
+
+    def turns_with(self, content: Content) -> set[int]:
+        """The numbers of the turns that have a copy of a content, none of them swapped."""
         return {self._at[place.barcode][0] for place in self.places(content)}
+
+    def swapped(self, number: int) -> int:
+        """The turn with the same cartridges in other drives."""
+        return self._swapped.get(number, number)
 
 
 def of_file(error: HoldfastError, version: FileVersion) -> HoldfastError:

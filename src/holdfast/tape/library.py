@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Container, Generator
+from collections.abc import Callable, Container, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast import durable
-from holdfast.catalog import Cartridge, Catalog, Pair, tapes
+from holdfast.catalog import Cartridge, Catalog, Pair, proof, tapes
 from holdfast.config import VaultSettings
 from holdfast.errors import HoldfastError, IntegrityError, MediaError, OperatorNeeded
 from holdfast.tape.changer import Changer
@@ -19,6 +19,13 @@ from holdfast.tape.changer.opening import open_changer
 from holdfast.tape.drive import TapeDrive
 from holdfast.tape.journal import CartridgeIdentity, CartridgeJournal, JournalState
 from holdfast.values import Side
+
+StopsPair = MediaError | IntegrityError | OperatorNeeded
+STOPS_A_PAIR = (MediaError, IntegrityError, OperatorNeeded)
+"""What is wrong with one pair, its cartridges, drives or journals: it is told, and the work goes on with the others.
+
+Any other error is of the whole vault, the disk or the system, and stops the run.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +54,8 @@ class TapeLibrary:
     def __init__(self, settings: VaultSettings, catalog: Catalog) -> None:
         self.settings = settings
         self.catalog = catalog
-        self._suspects: set[str] = set()
+        self._suspects: dict[str, set[str]] = {}
+        self._drives_of: dict[str, str] = {}  # by barcode, the drive that a cartridge was loaded into last
         self.evidence_journal = durable.Journal(settings.journals_folder / "evidence.jsonl")
         self.changer: Changer = open_changer(settings)
 
@@ -71,36 +79,63 @@ class TapeLibrary:
 
         After an exception they are left in the drives without writing anything more to them.
         """
-        first, second = self.drives()
-        places = (second, first) if swapped else (first, second)
         self.unload_all()
-        sides = zip(pair.cartridges, places, strict=True)
-        yield MountedPair(pair, tuple((item, self.changer.load(item.barcode, drive)) for item, drive in sides))
+        sides = zip(pair.cartridges, self._places(swapped=swapped), strict=True)
+        yield MountedPair(pair, tuple((item, self._load(item, drive)) for item, drive in sides))
         self.unload_all()
 
     @contextmanager
     def mounted_sides(
-        self, pair: Pair, failed: Callable[[Cartridge, HoldfastError], None], *, swapped: bool = False
+        self,
+        pair: Pair,
+        failed: Callable[[Cartridge, HoldfastError], None],
+        *,
+        swapped: bool = False,
+        wanted: Sequence[Cartridge] | None = None,
     ) -> Generator[MountedPair, None, None]:
         """As `mounted`, to read only: a cartridge that cannot be mounted is told to `failed`, and its twin is there.
 
-        That is what there are two for.
+        That is what there are two for. A drive that cannot be emptied, before or afterwards, is told in the same way:
+        what was read is read, and the other drive goes on. `wanted`: these cartridges, in place of the pair's sides.
         """
-        first, second = self.drives()
-        places = (second, first) if swapped else (first, second)
-        self.unload_all()
+        stuck = self._unload_each()
         loaded: list[tuple[Cartridge, TapeDrive]] = []
-        for item, drive in zip(pair.cartridges, places, strict=True):
+        for item, drive in zip(wanted or pair.cartridges, self._places(swapped=swapped), strict=False):
             try:
-                loaded.append((item, self.changer.load(item.barcode, drive)))
-            except (MediaError, IntegrityError, OperatorNeeded) as error:
+                if drive in stuck:
+                    raise stuck[drive]
+                loaded.append((item, self._load(item, drive)))
+            except STOPS_A_PAIR as error:
                 failed(item, error)
         yield MountedPair(pair, tuple(loaded))
-        self.unload_all()
+        in_drives = {self._drives_of[item.barcode]: item for item, _ in loaded}
+        for drive, error in self._unload_each().items():
+            if drive in in_drives:
+                failed(in_drives[drive], error)
+
+    def _places(self, *, swapped: bool) -> tuple[str, str]:
+        """The drives of sides A and B."""
+        first, second = self.drives()
+        return (second, first) if swapped else (first, second)
+
+    def _load(self, cartridge: Cartridge, drive: str) -> TapeDrive:
+        self._drives_of[cartridge.barcode] = drive
+        return self.changer.load(cartridge.barcode, drive)
 
     def unload_all(self) -> None:
+        """Empty every drive. Raises what keeps the first of them from being emptied, when all others are."""
+        for error in self._unload_each().values():
+            raise error
+
+    def _unload_each(self) -> dict[str, StopsPair]:
+        """Empty every drive; those that cannot be, and why."""
+        stuck: dict[str, StopsPair] = {}
         for drive in self.changer.inventory().drives:
-            self.changer.unload(drive)
+            try:
+                self.changer.unload(drive)
+            except STOPS_A_PAIR as error:
+                stuck[drive] = error
+        return stuck
 
     # -- pairs
 
@@ -127,6 +162,21 @@ class TapeLibrary:
         self.journal(barcode).begin(made)
         self._record_replacement(made)
         return next(pair for pair in self.pairs() if pair.id == failed.pair_id)
+
+    def failed_replacements(self, failed: Cartridge) -> list[str]:
+        """The replacements in a row that never were good, the newest first: `failed`, the one it replaced, and so on.
+
+        One that was ever read back whole ends the row, and so does the cartridge with which the pair began.
+        """
+        found: list[str] = []
+        state = self.journal(failed.barcode).state()
+        with self.catalog.reading() as connection:
+            while state is not None and state.identity.replaces:
+                if proof.was_read_whole(connection, state.identity.barcode):
+                    break
+                found.append(state.identity.barcode)
+                state = self.journal(state.identity.replaces).state()
+        return found
 
     def _identity(self, side: Side, barcode: str, twin: str) -> CartridgeIdentity:
         return CartridgeIdentity(
@@ -212,10 +262,10 @@ class TapeLibrary:
         )
 
     def state(self, barcode: str) -> JournalState:
-        """What the cartridge's journal says. Raises `MediaError` when there is no journal."""
+        """What the cartridge's journal says. Raises `IntegrityError` when there is none, or it cannot be believed."""
         state = self.journal(barcode).state()
         if state is None:
-            raise MediaError(
+            raise IntegrityError(
                 "a cartridge has no journal",
                 place=barcode,
                 expected=str(self.journal(barcode).path),
@@ -241,13 +291,12 @@ class TapeLibrary:
     def suspect(self, barcode: str, error: MediaError) -> MediaError:
         """A drive failed with this cartridge; returns the error to raise.
 
-        Once may be the drive's fault. The second time in this run, in the other drive (see `pairs`), the cartridge is
-        fenced.
+        One drive's failure may be its own fault, however often it fails. When a second drive fails with the cartridge
+        in this run, it is fenced.
         """
-        if barcode in self._suspects:
-            return self.fence(barcode, error)
-        self._suspects.add(barcode)
-        return error
+        drives = self._suspects.setdefault(barcode, set())
+        drives.add(self._drives_of.get(barcode, ""))
+        return self.fence(barcode, error) if len(drives) > 1 else error
 
     def is_shorter(self, one: Cartridge, other: Cartridge) -> bool:
         """Whether less is committed on `one` than on the `other`, which holds more than its label."""

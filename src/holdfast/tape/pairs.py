@@ -16,7 +16,7 @@ from holdfast.config import VaultSettings
 from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded
 from holdfast.tape.contents import ContentSource
 from holdfast.tape.dump import Dumper, DumpResult, Progress
-from holdfast.tape.library import MountedPair, TapeLibrary
+from holdfast.tape.library import STOPS_A_PAIR, MountedPair, StopsPair, TapeLibrary
 from holdfast.tape.plan import Room, blank_room, plan_objects
 from holdfast.tape.prepare import prepare
 from holdfast.tape.session import close_session, needs_catalog
@@ -36,6 +36,10 @@ VISITS = 3
 """So often in one run a pair is written on, at most: a side fails; it fails again in the other drive and is fenced;
 another cartridge takes its place. More failures than that are a drive's, not the cartridge's."""
 
+REPLACEMENTS = 3
+"""So many replacements of one side may fail in a row. One may be a bad cartridge, two a bad box of them; after three
+it is a drive that ruins cartridges, and a person must look before it gets more."""
+
 FUTILE_PAIRS = 2
 """So many new pairs in a row may turn out to have no room for a single object, though they should have."""
 
@@ -52,11 +56,14 @@ class PairsToWrite:
     """Pairs to append a session to, one after the other, until nothing is left that can be written.
 
     Pairs that are not whole come first, and come again. A new pair is taken only when no other has room: what an open
-    one did not take could not be read.
+    one did not take could not be read. A side whose replacements failed, `REPLACEMENTS` in a row, gets no other, and
+    no new pair is taken meanwhile, unless a person says so (`replace_again`).
     """
 
-    def __init__(self, library: TapeLibrary) -> None:
+    def __init__(self, library: TapeLibrary, *, replace_again: bool = False) -> None:
         self._library = library
+        self._replace_again = replace_again
+        self._spares_cartridges = False
         self._visits: Counter[uuid.UUID] = Counter()
         self._failed: set[uuid.UUID] = set()
         self._given_up: set[uuid.UUID] = set()
@@ -71,8 +78,8 @@ class PairsToWrite:
         """
         try:
             pair = self._choose()
-        except OperatorNeeded as error:
-            self._no_more.append(error)
+        except STOPS_A_PAIR as error:
+            self._no_more.append(error)  # there is no blank cartridge, or none could be looked at
             return None
         if pair is None:
             return None
@@ -80,9 +87,13 @@ class PairsToWrite:
         self._failed.discard(pair.id)
         return Visit(pair, swapped=self._visits[pair.id] % 2 == 0)
 
-    def failed(self, pair: Pair, error: MediaError | OperatorNeeded) -> None:
-        """Nothing more could be written on this pair: come back to it, unless it needs a person first."""
-        (self._given_up if isinstance(error, OperatorNeeded) else self._failed).add(pair.id)
+    def failed(self, pair: Pair, error: StopsPair) -> None:
+        """Nothing more could be written on this pair.
+
+        A drive or cartridge that failed is tried again with the drives swapped. What needs a person, or what journal,
+        catalog and tape do not agree on, would be the same then: the pair is left alone in this run.
+        """
+        (self._failed if isinstance(error, MediaError) else self._given_up).add(pair.id)
         self._troubles.setdefault(pair.id, []).append(error)
 
     def written(self, pair: Pair, lost: Sequence[HoldfastError]) -> None:
@@ -98,18 +109,40 @@ class PairsToWrite:
         return self._got_round + good, bad + self._no_more
 
     def _choose(self) -> Pair | None:
-        pairs = [p for p in self._library.pairs() if p.state != "fenced" and p.id not in self._given_up]
-        broken = next((p for p in pairs if p.id in self._failed or not is_whole(self._library, p)), None)
+        broken = next((pair for pair in self._pairs() if self._is_broken(pair)), None)
         if broken is not None:
             # one that stays broken says that a drive ruins cartridges: it must not get at new ones
             return broken if self._visits[broken.id] < VISITS else None
         if not is_anything_unwritten(self._library):
             return None
+        pairs = self._pairs()
         with_room = [pair for pair in pairs if pair.state == "open"]
         unvisited = (pair for pair in with_room if not self._visits[pair.id])
         return next(unvisited, None) if with_room else self._new_pair(pairs)
 
-    def _new_pair(self, pairs: list[Pair]) -> Pair:
+    def _pairs(self) -> list[Pair]:
+        """The pairs that may still be written on in this run."""
+        return [p for p in self._library.pairs() if p.state != "fenced" and p.id not in self._given_up]
+
+    def _is_broken(self, pair: Pair) -> bool:
+        try:
+            self._check_replacements(pair)
+            return pair.id in self._failed or not is_whole(self._library, pair)
+        except STOPS_A_PAIR as error:
+            self.failed(pair, error)
+            return False
+
+    def _check_replacements(self, pair: Pair) -> None:
+        """Raise `OperatorNeeded` when a side is to be replaced that was too often."""
+        for item in pair.cartridges:
+            failed = self._library.failed_replacements(item) if item.fenced else []
+            if len(failed) >= REPLACEMENTS and not (self._replace_again and not self._visits[pair.id]):
+                self._spares_cartridges = True
+                raise _too_often(item, failed)
+
+    def _new_pair(self, pairs: list[Pair]) -> Pair | None:
+        if self._spares_cartridges:
+            return None
         futile = [pair for pair in pairs if self._visits[pair.id] and holds_nothing(self._library, pair)]
         if len(futile) >= FUTILE_PAIRS:
             raise CapacityError(
@@ -119,6 +152,16 @@ class PairsToWrite:
                 hint="see that cartridge_capacity in holdfast.toml is that of your cartridges, and clean the drives",
             )
         return self._library.new_pair()
+
+
+def _too_often(side: Cartridge, failed: list[str]) -> OperatorNeeded:
+    return OperatorNeeded(
+        f"{len(failed)} cartridges in a row failed as side {side.side.value} of a pair; no other one is taken",
+        place=side.barcode,
+        expected="drives that do not ruin cartridges",
+        found=f"{', '.join(reversed(failed))} failed, the last one so: {side.fenced}",
+        hint="clean or exchange the drives, then run the same command with --replace-again",
+    )
 
 
 def holds_nothing(library: TapeLibrary, pair: Pair) -> bool:
@@ -159,8 +202,8 @@ def dump_session(
 ) -> None:
     """Append a session to a pair: objects until it is full or all are written, then the catalogs.
 
-    A side that was fenced gets a fresh cartridge first. Raises `MediaError` when no side can be written; what was
-    committed before that stays, and is in the `result`, which is filled as the work goes on.
+    A side that was fenced gets a fresh cartridge first. Raises one of `STOPS_A_PAIR` when no side can be written; what
+    was committed before that stays, and is in the `result`, which is filled as the work goes on.
     """
     pair = _with_failed_side_replaced(library, visit.pair)
     with library.mounted(pair, swapped=visit.swapped) as mounted:

@@ -32,7 +32,7 @@ from sqlalchemy import Connection
 from holdfast import durable, jsonform
 from holdfast.catalog import Evidence, Pair, files, proof, tapes
 from holdfast.catalog.tapes import TapeFile
-from holdfast.errors import MediaError
+from holdfast.errors import IntegrityError, MediaError
 from holdfast.tape import layout
 from holdfast.tape.dump import commit_journals
 from holdfast.tape.facts import CATALOG_FORMAT, CATALOG_NAME, evidence_fields, tape_file_of
@@ -145,11 +145,14 @@ def _ends_told_elsewhere_ns(library: TapeLibrary, connection: Connection, pair: 
     """Ends before this moment are in the catalogs of earlier pairs.
 
     That is when the pair before this one was begun, not this one: what a run finds gone is known before it takes a
-    new pair, and the pair before it may be full by then.
+    new pair, and the pair before it may be full by then. All ends are told when a journal of it cannot be believed.
     """
     earlier = tapes.earlier_pair_with_session(connection, pair.id)
     barcodes = [] if earlier is None else tapes.barcodes_of_pair(connection, earlier)
-    states = (library.journal(barcode).state() for barcode in barcodes)  # one that no rebuild has found has none
+    try:
+        states = [library.journal(barcode).state() for barcode in barcodes]  # one that no rebuild has found has none
+    except IntegrityError:
+        return 0
     return min((_nanoseconds(state.identity.created) for state in states if state is not None), default=0)
 
 

@@ -288,6 +288,56 @@ def test_folders_links_and_empty_files_are_proven_by_their_members(catalog: Cata
         assert proof.unproven_versions(connection, [OTHER.name], 2) == []
 
 
+def gone(catalog: Catalog) -> list[FileVersion]:
+    with catalog.reading() as connection:
+        found = proof.gone_and_unproven(connection, 10)
+        assert proof.count_gone_and_unproven(connection) == len(found)
+        return found
+
+
+def test_law_4_what_is_gone_from_its_source_is_told_until_its_bytes_are_proven(world: World) -> None:
+    world.read("A")
+    world.read("B")
+    assert gone(world.catalog) == []
+    world.read("B", matched=False, ended_ns=200)
+    assert gone(world.catalog) == []  # it is in its source
+    end(world.catalog, (world.version, 300))
+    assert gone(world.catalog) == [world.version]
+    rescued = version(b"rescued/f", HELD, seen_ns=400)
+    record(world.catalog, rescued)
+    pair = new_pair(world.catalog)
+    object_id = write_object(world.catalog, pair, 1, [rescued])
+    tell(world.catalog, evidence(pair, "A", 1, object_id))
+    assert gone(world.catalog) == [world.version]
+    tell(world.catalog, evidence(pair, "B", 1, object_id))
+    assert gone(world.catalog) == []
+
+
+def test_what_was_never_read_or_has_no_bytes_is_nobodys_loss(catalog: Catalog) -> None:
+    items = [version(b"d", kind=Kind.FOLDER), version(b"e", content("", 0)), version(b"noted in place")]
+    record(catalog, *items)
+    end(catalog, *((item, 5) for item in items))
+    assert gone(catalog) == []
+
+
+def test_a_cartridge_was_good_once_when_each_of_its_tape_files_was_read_well(world: World) -> None:
+    barcode = world.pair.on(Side.A).barcode
+
+    def was_good() -> bool:
+        with world.catalog.reading() as connection:
+            return proof.was_read_whole(connection, barcode)
+
+    assert not was_good()
+    world.read("B")
+    world.read("A", matched=False)
+    assert not was_good()
+    world.read("A", ended_ns=200)
+    world.read("A", matched=False, ended_ns=300)
+    assert was_good()
+    write_object(world.catalog, world.pair, 4, [world.version])
+    assert not was_good()
+
+
 def test_label_and_catalogs_are_proven_without_objects(catalog: Catalog) -> None:
     pair = new_pair(catalog)
     barcode = pair.on(Side.A).barcode

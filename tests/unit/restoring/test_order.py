@@ -16,12 +16,12 @@ recalls = st.lists(
 
 
 @given(recalls)
-def test_each_pair_is_mounted_once_and_passed_once(items: list[Recall]) -> None:
+def test_each_turn_is_taken_once_and_passed_once(items: list[Recall]) -> None:
     found = list(passes(items))
-    assert [pair for pair, _ in found] == sorted({item.pair for item in items})
+    assert [turn for turn, _ in found] == sorted({item.turn for item in items})
     assert sorted(item for _, part in found for item in part) == sorted(items)
-    for pair, part in found:
-        assert all(item.pair == pair for item in part)
+    for turn, part in found:
+        assert all(item.turn == turn for item in part)
         places = [(item.tape_file, item.data_offset) for item in part]
         assert places == sorted(places)
 
