@@ -33,8 +33,9 @@ from holdfast.tape.facts import member_facts, tape_file_of
 from holdfast.tape.fan import RecordFan, WrittenFile
 from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
-from holdfast.tape.reader import ReadMember
+from holdfast.tape.reader import ReadMember, first_problem, member_digests
 from holdfast.tape.scan import ForeignTape, RecordBuffer, read_label_volume, read_tape_file
+from holdfast.tape.survey import survey
 from holdfast.tape.writing import TrailerDrive, write_small_tar
 from holdfast.values import show_path
 
@@ -94,9 +95,10 @@ def _check_journal(library: TapeLibrary, cartridge: Cartridge) -> None:
 def _write_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:
     identity = library.identity(cartridge.barcode)
     _refuse_foreign(library, identity, drive, buffer)
-    drive.rewind()
+    written = _standing_label(library, identity, drive, buffer)
     try:
-        written = _put_label(library, identity, drive)
+        drive.rewind()
+        written = written or _put_label(library, identity, drive)
     except MediaError as error:
         raise library.suspect(identity.barcode, _unwritable(identity.barcode, error)) from error
     committed = Committed(
@@ -109,6 +111,39 @@ def _write_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, b
         record_bytes=identity.record_bytes,
     )
     library.journal(identity.barcode).committed([committed], time.time_ns())
+
+
+def _standing_label(
+    library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive, buffer: RecordBuffer
+) -> WrittenFile | None:
+    """Our label, if it stands there whole; None if it must be written.
+
+    Law 5: to write it makes all behind it vanish, which may be committed, as the journal may be an older copy.
+    """
+    members: list[ReadMember] = []
+    try:
+        drive.rewind()
+        reader = read_tape_file(drive, buffer, on_member=members.append)
+        if first_problem(reader, member_digests(members)) is None:
+            return WrittenFile(reader.size_bytes, reader.blake3())
+        behind = survey(drive, buffer, identity.pair_id)
+    except EndOfData:
+        return None
+    except MediaError as error:
+        raise library.suspect(identity.barcode, error) from None
+    if behind:
+        raise library.suspect(identity.barcode, _damaged_label(identity.barcode, len(behind)))
+    return None
+
+
+def _damaged_label(barcode: str, behind: int) -> MediaError:
+    return MediaError(
+        "the label of a cartridge is damaged, and its journal does not know what stands behind it; nothing was written",
+        place=f"{barcode} tape file 0",
+        expected="a blank tape, or a whole label",
+        found=f"{behind} tape files behind it",
+        hint=f"holdfast rebuild {barcode}, or put back the newest copy of the journals folder",
+    )
 
 
 def _put_label(library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive) -> WrittenFile:
