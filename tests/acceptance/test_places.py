@@ -314,3 +314,34 @@ def _killed_behind_its_catalogs_while_b_failed(vault: Path, night: Path) -> list
         with pytest.raises(Killed):
             archive(vault, ArchiveRequest(paths=(night,)))
     return failed
+
+
+# -- a tape of somebody else
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (b"VOL1ABC123L" + b" " * 13 + b"LTFS" + b" " * 52, "an LTFS tape, volume 'ABC123'"),
+        (b"## Paper dump catalog:123 (version:1 on 20131022-0303)\n", "a tape of papertape"),
+    ],
+    ids=["LTFS", "papertape"],
+)
+def test_law_5_never_overwrite_a_tape_of_another_system_and_say_whose_it_is(
+    vault: Path, night: Path, archived: Archive, record: bytes, words: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "prepare", _killed)
+        with pytest.raises(Killed):
+            archived(night)
+    folder = vault / "library" / "cartridges" / BARCODES[0]
+    drive = VirtualDrive("TEST", folder)
+    drive.write_record(memoryview(record))
+    drive.write_file_mark(synchronous=True)
+    drive.close()
+    report = archived(night)
+    assert (report.exit_code(), report.written_on) == (0, ["HF0003L8", "HF0002L8"]), report.errors
+    assert data_path(folder, 0).read_bytes() == record
+    told = [error for error in report.warnings if "not blank and not ours" in error.message]
+    assert {error.found for error in told} == {words}
+    assert all("another cartridge takes its place" in str(error.hint) for error in told)

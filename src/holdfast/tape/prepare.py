@@ -33,6 +33,7 @@ from holdfast.tape.facts import member_facts, tape_file_of
 from holdfast.tape.fan import RecordFan, WrittenFile
 from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
+from holdfast.tape.looking import look_at
 from holdfast.tape.reader import ReadMember, first_problem, member_digests
 from holdfast.tape.scan import ForeignTape, RecordBuffer, read_label_volume, read_tape_file
 from holdfast.tape.survey import survey
@@ -40,6 +41,8 @@ from holdfast.tape.writing import TrailerDrive, write_small_tar
 from holdfast.values import show_path
 
 LEDGER_LIMIT_BYTES = 16 * 1024 * 1024
+
+ANOTHER = "if both drives find it so, it is fenced, and another cartridge takes its place"
 
 
 def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
@@ -71,7 +74,7 @@ def _check_journal(library: TapeLibrary, cartridge: Cartridge) -> None:
                 "the journal of a cartridge says that it was fenced",
                 place=cartridge.barcode,
                 found=state.fenced,
-                hint="run the same command again: another pair is taken",
+                hint="run the same command again: another cartridge takes its place",
             ),
         )
     told = dict(enumerate(state.committed))
@@ -169,23 +172,29 @@ def _unwritable(barcode: str, error: MediaError) -> MediaError:
 def _refuse_foreign(library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive, buffer: RecordBuffer) -> None:
     """Law 5: a tape that is neither blank nor ours is never written."""
     try:
-        volume = read_label_volume(drive, buffer)
-        ours = volume is None or labels.decode_volume(volume).volume_id == identity.volume_id
-    except (ForeignTape, IntegrityError):
-        ours = False
+        if _is_blank_or_ours(identity, drive, buffer):
+            return
+        found = look_at(drive).words
     except MediaError as error:
         raise library.suspect(identity.barcode, error) from None
-    if not ours:
-        raise library.suspect(
-            identity.barcode,
-            MediaError(
-                "the cartridge is not blank and not ours; nothing was written on it",
-                place=identity.barcode,
-                expected="a blank tape",
-                found="other data at its begin",
-                hint="take it out of the library, then run the same command again: another pair is taken",
-            ),
-        )
+    raise library.suspect(
+        identity.barcode,
+        MediaError(
+            "the cartridge is not blank and not ours; nothing was written on it",
+            place=identity.barcode,
+            expected="a blank tape",
+            found=found,
+            hint=f"holdfast tape label {identity.barcode} looks again; {ANOTHER}",
+        ),
+    )
+
+
+def _is_blank_or_ours(identity: CartridgeIdentity, drive: TapeDrive, buffer: RecordBuffer) -> bool:
+    try:
+        volume = read_label_volume(drive, buffer)
+        return volume is None or labels.decode_volume(volume).volume_id == identity.volume_id
+    except (ForeignTape, IntegrityError):
+        return False
 
 
 def _label_members(library: TapeLibrary, identity: CartridgeIdentity) -> list[tuple[bytes, bytes]]:
@@ -261,7 +270,7 @@ def _check_side(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, bu
                 place=f"{cartridge.barcode} tape file {last.tape_file}",
                 expected=f"BLAKE3 {last.blake3.hex()}",
                 found="end of data" if found is None else f"BLAKE3 {found.hex()}",
-                hint="holdfast verify; then run the same command again: what is missing goes on another pair",
+                hint=f"holdfast verify reads all of it; {ANOTHER}",
             ),
         )
 
@@ -390,7 +399,7 @@ def _unreadable(cartridge: Cartridge, item: Committed, error: Exception) -> Medi
         place=f"{cartridge.barcode} tape file {item.tape_file}",
         expected=f"BLAKE3 {item.blake3.hex()}",
         found=error.found or error.message if isinstance(error, HoldfastError) else "end of data",
-        hint="run the same command again: what is missing goes on another pair",
+        hint=f"run the same command again; {ANOTHER}",
     )
 
 
