@@ -207,6 +207,7 @@ def _label_members(library: TapeLibrary, identity: CartridgeIdentity) -> list[tu
         twin_barcode=identity.twin,
         record_bytes=identity.record_bytes,
         created=identity.created,
+        replaces=identity.replaces,
     )
     rescue = resources.files("holdfast.tape").joinpath("rescue.py").read_bytes()
     return [

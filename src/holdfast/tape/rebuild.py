@@ -419,6 +419,7 @@ class _PairTaker:
             record_bytes=label.record_bytes,
             capacity_bytes=self._library.changer.capacity_bytes(label.barcode),
             created=label.created,
+            replaces=label.replaces,
         )
 
     def _twin_of(self, label: Label) -> str:
@@ -437,6 +438,7 @@ class _PairTaker:
             volume_id=adopting.unknown_volume(one.pair_id, one.twin),
             side=_other(one.side),
             twin=one.barcode,
+            replaces="",
         )
 
     def _note_rebuilt(self, connection: Connection, pieces: list[list[Committed]]) -> None:
