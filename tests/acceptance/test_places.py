@@ -345,3 +345,31 @@ def test_law_5_never_overwrite_a_tape_of_another_system_and_say_whose_it_is(
     told = [error for error in report.warnings if "not blank and not ours" in error.message]
     assert {error.found for error in told} == {words}
     assert all("another cartridge takes its place" in str(error.hint) for error in told)
+
+
+def test_law_6_a_kill_while_a_session_is_taken_over_leaves_one_version_of_a_path(
+    tmp_path: Path, vault: Path, night: Path, archived: Archive
+) -> None:
+    """What journals know is not looked at again, so ends must be told before."""
+    archived(night)
+    save(vault)
+    write(night, "second")
+    archived(night)
+    put_back(vault)
+    whole = CartridgeJournal.committed
+    told: list[str] = []
+
+    def committed_twice(self: CartridgeJournal, tape_files: Sequence[Committed], at_ns: int) -> None:
+        whole(self, tape_files, at_ns)
+        told.append(self.path.name)
+        if len(told) == 2:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CartridgeJournal, "committed", committed_twice)
+        with pytest.raises(Killed):
+            archived(night)
+    assert archived(night).exit_code() == 0
+    report = restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape"))
+    assert report.exit_code() == 0, report.errors
+    assert differences(night, tmp_path / "back" / "night") == []

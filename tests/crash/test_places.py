@@ -111,6 +111,23 @@ class Places(RuleBasedStateMachine):
         with _stopped_at_line(line, after=after):
             self._archive(troubles, power=power)
 
+    @rule(drive=SIDES, first=st.integers(1, 2), second=st.integers(1, 3))
+    def archive_stopped_twice(self, drive: str, first: int, second: int) -> None:
+        """What the first run left stands on one side still, as the second one leaves it behind at once."""
+        with _stopped_at_line(first, after=False):
+            self.write(90_000)
+            self._archive([])
+        with _stopped_at_line(second, after=False):
+            self.write(90_000)
+            self._archive([TapeFault(Trouble.WRITE_ERROR, drive=drive, operation="write_record")])
+
+    @rule(no_room=st.booleans(), rooms=st.sampled_from([KNOWLEDGE, KNOWLEDGE[:2]]))
+    def archive_and_forget(self, no_room: bool, rooms: Sequence[str]) -> None:
+        self.save()
+        self.write(90_000)
+        self._archive([], no_room=no_room)
+        self.put_back(rooms)
+
     @rule()
     def archive_undisturbed(self) -> None:
         codes: list[int | None] = []

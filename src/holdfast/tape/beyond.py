@@ -99,8 +99,7 @@ def _objects_behind(library: TapeLibrary, mounted: MountedPair, buffer: RecordBu
 def _take_sessions(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> None:
     carried = Carried(library)
     try:
-        taken = take_pair(library, list(_found(mounted)), carried, lambda _: None)
-        carried.tell()
+        taken = take_pair(library, list(_found(mounted)), carried, lambda _: None, alone=True)
     except HoldfastError as error:
         raise _cannot_be_taken(mounted, error) from error
     if _sessions(_behind(library, mounted, buffer)) - taken.unfinished:
@@ -110,8 +109,7 @@ def _take_sessions(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuf
 def _take_objects(library: TapeLibrary, mounted: MountedPair) -> None:
     carried = Carried(library)
     try:
-        take_pair(library, list(_found(mounted)), carried, lambda _: None)
-        carried.tell()
+        take_pair(library, list(_found(mounted)), carried, lambda _: None, alone=True)
     except IntegrityError as error:
         raise _lost_behind(mounted, error.place, str(error)) from error
 

@@ -166,15 +166,18 @@ def take_pair(
     loaded: Sequence[tuple[FoundCartridge, TapeDrive]],
     carried: Carried,
     progress: Progress,
+    *,
+    alone: bool = False,
 ) -> TakenPair:
     """Take the one or two loaded cartridges of a pair into catalog and journals; see the module.
 
-    Ends and readings go into `carried`: whoever calls tells them. Raises `IntegrityError` when the tapes contradict
-    each other or what is known of them; the pair is then left as it was.
+    Ends and readings go into `carried`: whoever calls tells them; of a pair that is taken `alone` they are told before
+    its journals are written, as nobody looks again at what journals know. Raises `IntegrityError` when the tapes
+    contradict each other or what is known of them; the pair is then left as it was.
     """
     taker = _PairTaker(library, loaded, carried, progress)
     try:
-        return taker.take()
+        return taker.take(alone=alone)
     finally:
         taker.forget_scratch()
 
@@ -234,7 +237,7 @@ class _PairTaker:
         seen = SeenSide(found.barcode, found.label.record_bytes, files, {0: found.blake3}, known=known)
         return _Side(found, drive, seen)
 
-    def take(self) -> TakenPair:
+    def take(self, *, alone: bool) -> TakenPair:
         for side in self._sides:
             self._read_catalogs(side)
         told = dict(self._newest[1].objects()) if self._newest is not None else {}
@@ -246,6 +249,8 @@ class _PairTaker:
         told |= {number: item for number, (item, _) in self._scanned.items()}
         pieces = self._pieces(told)
         self._tell_objects(pieces)
+        if alone:
+            self._carried.tell()
         for side, committed in zip(self._sides, pieces, strict=True):
             self._write_journal(side, committed)
         for side, committed in zip(self._sides, pieces, strict=True):
