@@ -15,17 +15,13 @@ from typing import BinaryIO
 from holdfast.catalog import tapes
 from holdfast.errors import BusyError, IntegrityError, MediaError, SourceError, UsageError
 from holdfast.state import RunLog
-from holdfast.tape import label as labels
 from holdfast.tape.changer import Changer
 from holdfast.tape.changer.opening import open_changer
 from holdfast.tape.drive import EndOfData, TapeDrive
-from holdfast.tape.foreign import identify
 from holdfast.tape.library import TapeLibrary
-from holdfast.tape.scan import RecordBuffer, is_blank, read_label_volume
+from holdfast.tape.looking import LARGEST_RECORD_BYTES, Found, look_at
+from holdfast.tape.scan import RecordBuffer, is_blank
 from holdfast.vault import opened, owned
-
-LARGEST_RECORD_BYTES = 2 * 2**20
-"""Foreign tapes may have longer records than ours; few systems write longer ones than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,38 +130,10 @@ def unload(folder: Path, drive: str | None = None) -> list[str]:
         return [barcode for name in wanted if (barcode := held[name]) is not None]
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What lies at the begin of a cartridge: our label, or words for what else, and its first record."""
-
-    label: labels.Label | None
-    words: str
-    begin: bytes = b""
-
-
 def look(folder: Path, barcode: str) -> Found:
     """Load a cartridge, read what it says it is, and put it back. Nothing is written."""
     with _loaded(folder, barcode) as drive:
         return look_at(drive)
-
-
-def look_at(drive: TapeDrive) -> Found:
-    """What the loaded cartridge says that it is."""
-    buffer = RecordBuffer(LARGEST_RECORD_BYTES)
-    try:
-        volume = read_label_volume(drive, buffer)
-        if volume is None:
-            return Found(None, "a blank tape")
-        label = labels.decode_volume(volume)
-        return Found(label, f"side {label.side.value} of a pair of Holdfast, written for {label.barcode}")
-    except (MediaError, IntegrityError) as error:
-        drive.rewind()
-        try:
-            count = drive.read_record(buffer.view)
-        except EndOfData:
-            return Found(None, error.message)
-        begin = bytes(buffer.view[:count])
-        return Found(None, identify(begin), begin)
 
 
 @contextmanager

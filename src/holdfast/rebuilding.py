@@ -47,7 +47,7 @@ def rebuild(folder: Path, barcodes: tuple[str, ...] = (), watch: Watch | None = 
         found = _settle(vault, library, found, report)
         with watch.stage("rebuild") as stage:
             carried = Carried(library)
-            pairs = _by_pair(found)
+            pairs = _by_pair(library, found)
             _report_replaced(found, pairs, report)
             for sides in pairs:
                 _take(library, sides, carried, report, stage, watch)
@@ -157,15 +157,35 @@ def _other_vault(item: FoundCartridge, expected: uuid.UUID) -> IntegrityError:
 # -- 3. take
 
 
-def _by_pair(found: list[FoundCartridge]) -> list[list[FoundCartridge]]:
+def _by_pair(library: TapeLibrary, found: list[FoundCartridge]) -> list[list[FoundCartridge]]:
     """The sides that were found of each pair, A first; the oldest pair first.
 
-    Of two cartridges for one side of a pair the one that was labelled later took the place of the other.
+    Of several cartridges for one side of a pair the one that counts is that which no other one replaces.
     """
-    pairs: dict[uuid.UUID, dict[Side, FoundCartridge]] = {}
+    pairs: dict[uuid.UUID, dict[Side, list[FoundCartridge]]] = {}
     for item in sorted(found, key=lambda item: (item.label.created, item.label.side, item.barcode)):
-        pairs.setdefault(item.label.pair_id, {})[item.label.side] = item
-    return [[sides[side] for side in Side if side in sides] for sides in pairs.values()]
+        pairs.setdefault(item.label.pair_id, {}).setdefault(item.label.side, []).append(item)
+    replaces = {item.barcode: _replaced_by(library, item) for item in found}
+    return [[_last(sides[side], replaces) for side in Side if side in sides] for sides in pairs.values()]
+
+
+def _last(found: list[FoundCartridge], replaces: dict[str, str]) -> FoundCartridge:
+    """The one that took its side last, of cartridges in the order of their labels' times.
+
+    A label of an older release does not say what it replaces: then one that says so is newer, and else the later one,
+    though times are in seconds only.
+    """
+    replaced = {replaces[item.barcode] for item in found}
+    left = [item for item in found if item.barcode not in replaced] or found
+    return max(reversed(left), key=lambda item: bool(replaces[item.barcode]))  # of equals `max` takes the first
+
+
+def _replaced_by(library: TapeLibrary, item: FoundCartridge) -> str:
+    """The barcode that a cartridge replaces, as its label says, or the journal of the same cartridge."""
+    state = library.journal(item.barcode).state()
+    if item.label.replaces or state is None or state.identity.volume_id != item.label.volume_id:
+        return item.label.replaces
+    return state.identity.replaces
 
 
 def _report_replaced(found: list[FoundCartridge], pairs: list[list[FoundCartridge]], report: RebuildReport) -> None:

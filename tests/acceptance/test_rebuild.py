@@ -752,6 +752,18 @@ def test_a_replacement_with_a_longer_label_can_be_rebuilt(
     back_as_it_was(vault, night, tmp_path / "back", origin="tape")
 
 
+def take_in_order(monkeypatch: pytest.MonkeyPatch, barcodes: Sequence[str]) -> None:
+    """New cartridges are these, one after the other."""
+
+    def scratch(self: VirtualChanger, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
+        taken = tuple(barcode for barcode in barcodes if barcode not in known)[: len(sides)]
+        for barcode in taken:
+            make_cartridge(self.cartridge_folder(barcode), barcode, 2**26)
+        return taken
+
+    monkeypatch.setattr(VirtualChanger, "scratch", scratch)
+
+
 @pytest.mark.parametrize("names", [(6, 7, 1), (6, 7, 9, 8)], ids=["sorts before the pair", "one replaces another"])
 def test_cartridges_that_took_the_place_of_others_are_told_in_their_order_when_the_catalog_is_lost(
     tmp_path: Path,
@@ -764,13 +776,7 @@ def test_cartridges_that_took_the_place_of_others_are_told_in_their_order_when_t
     """Barcodes come in any order on real libraries."""
     barcodes = [f"HF000{number}L8" for number in names]
 
-    def scratch(self: VirtualChanger, sides: Sequence[Side], known: set[str]) -> tuple[str, ...]:
-        taken = tuple(barcode for barcode in barcodes if barcode not in known)[: len(sides)]
-        for barcode in taken:
-            make_cartridge(self.cartridge_folder(barcode), barcode, 2**26)
-        return taken
-
-    monkeypatch.setattr(VirtualChanger, "scratch", scratch)
+    take_in_order(monkeypatch, barcodes)
     archived(night)
     for failed in (barcodes[0], *barcodes[2:-1]):
         flip_all(cartridge(vault, failed), [1])
@@ -785,4 +791,45 @@ def test_cartridges_that_took_the_place_of_others_are_told_in_their_order_when_t
         assert all(item.fenced for item in tapes.replaced_cartridges(connection))
     again = archived(night)
     assert (again.exit_code(), again.objects) == (0, 0), again.errors
+    back_as_it_was(vault, night, tmp_path / "back", origin="tape")
+
+
+@pytest.mark.parametrize("names", [(6, 7, 1), (6, 7, 9, 8)], ids=["sorts before the first", "one replaces another"])
+@pytest.mark.parametrize("is_old", [False, True], ids=["labels say it", "only journals say it"])
+def test_of_cartridges_that_were_labelled_in_one_second_the_one_that_is_not_replaced_is_taken(
+    tmp_path: Path,
+    vault: Path,
+    night: Path,
+    archived: Archive,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[int, ...],
+    is_old: bool,
+) -> None:
+    barcodes = [f"HF000{number}L8" for number in names]
+    identity, members = TapeLibrary._identity, prepare._label_members
+
+    def same_second(self: TapeLibrary, side: Side, barcode: str, twin: str) -> CartridgeIdentity:
+        return replace(identity(self, side, barcode, twin), created="2026-11-21T08:00:00+00:00")
+
+    def older(library: TapeLibrary, own: CartridgeIdentity) -> list[tuple[bytes, bytes]]:
+        return members(library, replace(own, replaces="") if is_old else own)
+
+    monkeypatch.setattr(TapeLibrary, "_identity", same_second)
+    monkeypatch.setattr(prepare, "_label_members", older)
+    take_in_order(monkeypatch, barcodes)
+    archived(night)
+    for failed in (barcodes[0], *barcodes[2:-1]):
+        flip_all(cartridge(vault, failed), [1])
+        verify(vault, (), everything=True)
+        assert archived(night).exit_code() == 0
+    if is_old:
+        for path in (vault / "catalog").iterdir():
+            path.unlink()
+    else:
+        lose_vault(vault)
+    found = states(rebuild(vault))
+    assert {found[barcodes[1]], found[barcodes[-1]]} <= {"rebuilt", "known"}
+    assert {found[name] for name in (barcodes[0], *barcodes[2:-1])} == {"replaced"}
+    again = archived(night)
+    assert (again.exit_code(), again.objects, again.written_on) == (0, 0, []), again.errors
     back_as_it_was(vault, night, tmp_path / "back", origin="tape")

@@ -60,7 +60,10 @@ def adopt_sources(connection: Connection, told: Iterable[Source]) -> None:
 
 
 def adopt_versions(connection: Connection, told: Sequence[ToldVersion]) -> None:
-    """Record versions whose sources are recorded. Raises `IntegrityError` when one is known otherwise."""
+    """Record versions whose sources are recorded. Raises `IntegrityError` when one is known otherwise.
+
+    A void one that is known stays as it is: it is there to be written again.
+    """
     known = files.versions_by_id(connection, [item.version.id for item in told])
     for item in told:
         present = known.get(item.version.id)
@@ -69,7 +72,8 @@ def adopt_versions(connection: Connection, told: Sequence[ToldVersion]) -> None:
     files.record_versions(connection, [(t.version, t.sighting) for t in told if t.version.id not in known])
     read = {t.version.id: t.version.content for t in told if t.version.content is not None and t.version.id in known}
     files.record_read_contents(connection, read)
-    files.record_void(connection, [t.version.id for t in told if t.void and t.version.content is None])
+    void = [t.version.id for t in told if t.void and t.version.content is None and t.version.id not in known]
+    files.record_void(connection, void)
 
 
 def _check_same(known: FileVersion, told: FileVersion) -> None:

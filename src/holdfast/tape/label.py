@@ -57,7 +57,11 @@ If a file is damaged here, its twin {twin_barcode} holds the same bytes in the s
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """Who a cartridge is. Written once, at its begin; never changed."""
+    """Who a cartridge is. Written once, at its begin; never changed.
+
+    `replaces`: the barcode of the failed cartridge whose side of the pair it takes; empty for a new pair, and in labels
+    of before this was written there.
+    """
 
     barcode: str
     volume_id: uuid.UUID
@@ -67,6 +71,7 @@ class Label:
     twin_barcode: str
     record_bytes: int
     created: str
+    replaces: str = ""
     format: int = TAPE_FORMAT
 
 
@@ -83,6 +88,8 @@ def encode_volume(label: Label) -> bytes:
         "record_bytes": label.record_bytes,
         "created": label.created,
     }
+    if label.replaces:
+        document["replaces"] = label.replaces
     return (json.dumps(document, indent=2) + "\n").encode()
 
 
@@ -103,6 +110,7 @@ class _Volume(msgspec.Struct):
     twin_barcode: str
     record_bytes: Annotated[int, msgspec.Meta(ge=512)]
     created: str
+    replaces: str = ""
 
 
 def decode_volume(data: bytes) -> Label:
@@ -123,6 +131,7 @@ def decode_volume(data: bytes) -> Label:
         twin_barcode=volume.twin_barcode,
         record_bytes=volume.record_bytes,
         created=volume.created,
+        replaces=volume.replaces,
         format=volume.holdfast_tape,
     )
 

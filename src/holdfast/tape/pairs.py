@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from holdfast.catalog import Cartridge, Pair, tapes
 from holdfast.config import VaultSettings
 from holdfast.errors import CapacityError, HoldfastError, MediaError, OperatorNeeded
+from holdfast.tape.beyond import LostBehind
 from holdfast.tape.contents import ContentSource
 from holdfast.tape.dump import Dumper, DumpResult, Progress
 from holdfast.tape.library import STOPS_A_PAIR, MountedPair, StopsPair, TapeLibrary
@@ -91,10 +92,20 @@ class PairsToWrite:
         """Nothing more could be written on this pair.
 
         A drive or cartridge that failed is tried again with the drives swapped. What needs a person, or what journal,
-        catalog and tape do not agree on, would be the same then: the pair is left alone in this run.
+        catalog and tape do not agree on, would be the same then: the pair is left alone in this run. One that holds
+        what is lost is closed when both drives have found that: it stays as it is, and all else goes on another one.
         """
+        if isinstance(error, LostBehind) and self._visits[pair.id] > 1:
+            self._close(pair, error)
+            return
         (self._failed if isinstance(error, MediaError) else self._given_up).add(pair.id)
         self._troubles.setdefault(pair.id, []).append(error)
+
+    def _close(self, pair: Pair, error: LostBehind) -> None:
+        with self._library.catalog.transaction() as connection:
+            tapes.set_pair_state(connection, pair.id, "full")
+        others = [met for met in self._troubles.get(pair.id, []) if not isinstance(met, LostBehind)]
+        self._troubles[pair.id] = [*others, error]
 
     def written(self, pair: Pair, lost: Sequence[HoldfastError]) -> None:
         """A session was written; what failed before is made good, and sides that were `lost` are not yet."""

@@ -52,12 +52,55 @@ class SeenSide:
     known: Sequence[Committed] = ()
 
 
+def believed(sides: Sequence[SeenSide], told: Mapping[int, Told]) -> list[SeenSide]:
+    """The sides without what was never committed: each ends before the first tape file that speaks against its twin.
+
+    In a place that only one of them has vouched for, by its journal or by a catalog, the other one has what an earlier
+    run left there. Behind all that anybody vouches for, two sides that differ were being written when a run was killed.
+    """
+    cut = [replace(side, files=side.files[: _own_end(side, _twin_of(side, sides), told)]) for side in sides]
+    end = agreed_end(cut, told)
+    return [replace(side, files=side.files[:end]) for side in cut]
+
+
+def _twin_of(side: SeenSide, sides: Sequence[SeenSide]) -> SeenSide | None:
+    return next((other for other in sides if other is not side), None)
+
+
+def _own_end(side: SeenSide, twin: SeenSide | None, told: Mapping[int, Told]) -> int:
+    """The number of the first tape file that is another one than the twin, and only the twin, vouches for."""
+    if twin is None:
+        return len(side.files)
+    first, last = _vouched(side, told) + 1, _vouched(twin, told)
+    for seen in side.files[first : last + 1]:
+        if seen.name is not None and _name_on(twin, seen.number) not in (None, (seen.name.kind, seen.name.id)):
+            return seen.number
+    return len(side.files)
+
+
+def _vouched(side: SeenSide, told: Mapping[int, Told]) -> int:
+    """The last tape file of a side that its journal knows, that is what a catalog tells, or that is a whole catalog."""
+    names = {seen.number: seen.name for seen in side.files if seen.name is not None}
+    of_told = (number for number, item in told.items() if number in names and names[number].id == item.id)
+    catalogs = (number for number in side.whole if number in names and names[number].kind == "catalog")
+    return max((0, len(side.known) - 1, *of_told, *catalogs))
+
+
+def _name_on(side: SeenSide, number: int) -> tuple[str, uuid.UUID] | None:
+    """What a side has in a place, as its journal says, or the tape; None when neither tells."""
+    if number < len(side.known):
+        known = side.known[number]
+        return None if known.kind == LOST else (known.kind, known.id)
+    name = side.files[number].name if number < len(side.files) else None
+    return None if name is None else (name.kind, name.id)
+
+
 def agreed_end(sides: Sequence[SeenSide], told: Mapping[int, Told]) -> int:
     """The number of the first tape file, behind all that anybody vouches for, which the two sides begin differently.
 
     It was never committed, as a commit has both sides: a run was killed when one side had come further.
     """
-    vouched = max((*told, *(len(side.known) - 1 for side in sides), 0))
+    vouched = max((*told, *(_vouched(side, told) for side in sides), 0))
     lengths = [len(side.files) for side in sides]
     for number in range(vouched + 1, min(lengths) if len(lengths) > 1 else 0):
         names = {side.files[number].name for side in sides} - {None}
@@ -68,12 +111,12 @@ def agreed_end(sides: Sequence[SeenSide], told: Mapping[int, Told]) -> int:
 
 def piece_together(side: SeenSide, twin: SeenSide | None, told: Mapping[int, Told]) -> list[Committed]:
     """The committed tape files of a side. Raises `IntegrityError` when what is known contradicts what was seen."""
-    end = agreed_end([side, twin] if twin is not None else [side], told)
     if len(side.files) < len(side.known):
         raise _contradiction(
             side, len(side.files), f"{len(side.known)} tape files, as its journal says", f"{len(side.files)} tape files"
         )
-    pieces = [_piece(side, twin, told, seen) for seen in side.files[:end]]
+    files = believed([side, twin] if twin is not None else [side], told)[0].files
+    pieces = [_piece(side, twin, told, seen) for seen in files]
     while len(pieces) > len(side.known) and _is_nobodys(side, pieces[-1]):
         pieces.pop()
     return pieces

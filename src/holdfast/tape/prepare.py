@@ -33,12 +33,16 @@ from holdfast.tape.facts import member_facts, tape_file_of
 from holdfast.tape.fan import RecordFan, WrittenFile
 from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.library import MountedPair, TapeLibrary
-from holdfast.tape.reader import ReadMember
+from holdfast.tape.looking import look_at
+from holdfast.tape.reader import ReadMember, first_problem, member_digests
 from holdfast.tape.scan import ForeignTape, RecordBuffer, read_label_volume, read_tape_file
+from holdfast.tape.survey import survey
 from holdfast.tape.writing import TrailerDrive, write_small_tar
 from holdfast.values import show_path
 
 LEDGER_LIMIT_BYTES = 16 * 1024 * 1024
+
+ANOTHER = "if both drives find it so, it is fenced, and another cartridge takes its place"
 
 
 def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
@@ -70,7 +74,7 @@ def _check_journal(library: TapeLibrary, cartridge: Cartridge) -> None:
                 "the journal of a cartridge says that it was fenced",
                 place=cartridge.barcode,
                 found=state.fenced,
-                hint="run the same command again: another pair is taken",
+                hint="run the same command again: another cartridge takes its place",
             ),
         )
     told = dict(enumerate(state.committed))
@@ -94,9 +98,10 @@ def _check_journal(library: TapeLibrary, cartridge: Cartridge) -> None:
 def _write_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, buffer: RecordBuffer) -> None:
     identity = library.identity(cartridge.barcode)
     _refuse_foreign(library, identity, drive, buffer)
-    drive.rewind()
+    written = _standing_label(library, identity, drive, buffer)
     try:
-        written = _put_label(library, identity, drive)
+        drive.rewind()
+        written = written or _put_label(library, identity, drive)
     except MediaError as error:
         raise library.suspect(identity.barcode, _unwritable(identity.barcode, error)) from error
     committed = Committed(
@@ -109,6 +114,39 @@ def _write_label(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, b
         record_bytes=identity.record_bytes,
     )
     library.journal(identity.barcode).committed([committed], time.time_ns())
+
+
+def _standing_label(
+    library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive, buffer: RecordBuffer
+) -> WrittenFile | None:
+    """Our label, if it stands there whole; None if it must be written.
+
+    Law 5: to write it makes all behind it vanish, which may be committed, as the journal may be an older copy.
+    """
+    members: list[ReadMember] = []
+    try:
+        drive.rewind()
+        reader = read_tape_file(drive, buffer, on_member=members.append)
+        if first_problem(reader, member_digests(members)) is None:
+            return WrittenFile(reader.size_bytes, reader.blake3())
+        behind = survey(drive, buffer, identity.pair_id)
+    except EndOfData:
+        return None
+    except MediaError as error:
+        raise library.suspect(identity.barcode, error) from None
+    if behind:
+        raise library.suspect(identity.barcode, _damaged_label(identity.barcode, len(behind)))
+    return None
+
+
+def _damaged_label(barcode: str, behind: int) -> MediaError:
+    return MediaError(
+        "the label of a cartridge is damaged, and its journal does not know what stands behind it; nothing was written",
+        place=f"{barcode} tape file 0",
+        expected="a blank tape, or a whole label",
+        found=f"{behind} tape files behind it",
+        hint=f"holdfast rebuild {barcode}, or put back the newest copy of the journals folder",
+    )
 
 
 def _put_label(library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive) -> WrittenFile:
@@ -134,23 +172,29 @@ def _unwritable(barcode: str, error: MediaError) -> MediaError:
 def _refuse_foreign(library: TapeLibrary, identity: CartridgeIdentity, drive: TapeDrive, buffer: RecordBuffer) -> None:
     """Law 5: a tape that is neither blank nor ours is never written."""
     try:
-        volume = read_label_volume(drive, buffer)
-        ours = volume is None or labels.decode_volume(volume).volume_id == identity.volume_id
-    except (ForeignTape, IntegrityError):
-        ours = False
+        if _is_blank_or_ours(identity, drive, buffer):
+            return
+        found = look_at(drive).words
     except MediaError as error:
         raise library.suspect(identity.barcode, error) from None
-    if not ours:
-        raise library.suspect(
-            identity.barcode,
-            MediaError(
-                "the cartridge is not blank and not ours; nothing was written on it",
-                place=identity.barcode,
-                expected="a blank tape",
-                found="other data at its begin",
-                hint="take it out of the library, then run the same command again: another pair is taken",
-            ),
-        )
+    raise library.suspect(
+        identity.barcode,
+        MediaError(
+            "the cartridge is not blank and not ours; nothing was written on it",
+            place=identity.barcode,
+            expected="a blank tape",
+            found=found,
+            hint=f"holdfast tape label {identity.barcode} looks again; {ANOTHER}",
+        ),
+    )
+
+
+def _is_blank_or_ours(identity: CartridgeIdentity, drive: TapeDrive, buffer: RecordBuffer) -> bool:
+    try:
+        volume = read_label_volume(drive, buffer)
+        return volume is None or labels.decode_volume(volume).volume_id == identity.volume_id
+    except (ForeignTape, IntegrityError):
+        return False
 
 
 def _label_members(library: TapeLibrary, identity: CartridgeIdentity) -> list[tuple[bytes, bytes]]:
@@ -163,6 +207,7 @@ def _label_members(library: TapeLibrary, identity: CartridgeIdentity) -> list[tu
         twin_barcode=identity.twin,
         record_bytes=identity.record_bytes,
         created=identity.created,
+        replaces=identity.replaces,
     )
     rescue = resources.files("holdfast.tape").joinpath("rescue.py").read_bytes()
     return [
@@ -226,7 +271,7 @@ def _check_side(library: TapeLibrary, cartridge: Cartridge, drive: TapeDrive, bu
                 place=f"{cartridge.barcode} tape file {last.tape_file}",
                 expected=f"BLAKE3 {last.blake3.hex()}",
                 found="end of data" if found is None else f"BLAKE3 {found.hex()}",
-                hint="holdfast verify; then run the same command again: what is missing goes on another pair",
+                hint=f"holdfast verify reads all of it; {ANOTHER}",
             ),
         )
 
@@ -355,7 +400,7 @@ def _unreadable(cartridge: Cartridge, item: Committed, error: Exception) -> Medi
         place=f"{cartridge.barcode} tape file {item.tape_file}",
         expected=f"BLAKE3 {item.blake3.hex()}",
         found=error.found or error.message if isinstance(error, HoldfastError) else "end of data",
-        hint="run the same command again: what is missing goes on another pair",
+        hint=f"run the same command again; {ANOTHER}",
     )
 
 

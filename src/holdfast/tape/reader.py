@@ -8,7 +8,7 @@ parsing of members, not the digest: the caller still learns how the whole differ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -203,3 +203,24 @@ def compare_with_manifest(members: dict[bytes, bytes], manifest: dict[bytes, byt
                 )
             )
     return problems
+
+
+def member_digests(members: Iterable[ReadMember]) -> dict[bytes, bytes]:
+    """The digests of files by name; a hard link has that of its target."""
+    found: dict[bytes, bytes] = {}
+    for item in members:
+        link = found.get(item.header.link_name) if item.header.type == layout.TYPE_HARD_LINK else None
+        digest = item.sha256 or link
+        if digest is not None:
+            found[item.header.name] = digest
+    return found
+
+
+def first_problem(reader: TarReader, digests: dict[bytes, bytes]) -> IntegrityError | None:
+    """What is wrong with a tape file that was read; None when it is whole and its MANIFEST agrees."""
+    if reader.problem is not None:
+        return reader.problem
+    try:
+        return next(iter(compare_with_manifest(digests, reader.manifest_digests())), None)
+    except IntegrityError as error:
+        return error

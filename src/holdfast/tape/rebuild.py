@@ -26,7 +26,6 @@ from holdfast.catalog import Pair, adopting, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.jsonform import SourceLine
 from holdfast.tape import label as labels
-from holdfast.tape import layout
 from holdfast.tape.drive import EndOfData, TapeDrive
 from holdfast.tape.facts import tape_file_of
 from holdfast.tape.feeding import Carried, CatalogFeeder, lines_of_object
@@ -34,8 +33,8 @@ from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.label import Label
 from holdfast.tape.layout import MemberHeader
 from holdfast.tape.library import TapeLibrary
-from holdfast.tape.piecing import LOST, SeenSide, piece_together
-from holdfast.tape.reader import ReadMember, TarReader, compare_with_manifest
+from holdfast.tape.piecing import LOST, SeenSide, believed, piece_together
+from holdfast.tape.reader import ReadMember, first_problem, member_digests
 from holdfast.tape.scan import RecordBuffer, read_tape_file
 from holdfast.tape.sessioncatalog import CatalogLine, ObjectTold, SessionCatalog, open_catalog, spool_catalog
 from holdfast.tape.survey import SeenFile, survey
@@ -108,7 +107,7 @@ def find_cartridge(drive: TapeDrive, barcode: str) -> FoundCartridge | None:
             found=label.barcode,
         )
     return FoundCartridge(
-        barcode, label, reader.blake3(), frozenset(collected.ledger), _problem_of(reader, collected.digests)
+        barcode, label, reader.blake3(), frozenset(collected.ledger), first_problem(reader, collected.digests)
     )
 
 
@@ -143,16 +142,6 @@ class _LabelMembers:
                 pass  # the digests say that the ledger is damaged
 
 
-def _problem_of(reader: TarReader, digests: dict[bytes, bytes]) -> IntegrityError | None:
-    """What is wrong with a tape file that was read; None when it is whole and its MANIFEST agrees."""
-    if reader.problem is not None:
-        return reader.problem
-    try:
-        return next(iter(compare_with_manifest(digests, reader.manifest_digests())), None)
-    except IntegrityError as error:
-        return error
-
-
 # -- one pair
 
 
@@ -177,15 +166,18 @@ def take_pair(
     loaded: Sequence[tuple[FoundCartridge, TapeDrive]],
     carried: Carried,
     progress: Progress,
+    *,
+    alone: bool = False,
 ) -> TakenPair:
     """Take the one or two loaded cartridges of a pair into catalog and journals; see the module.
 
-    Ends and readings go into `carried`: whoever calls tells them. Raises `IntegrityError` when the tapes contradict
-    each other or what is known of them; the pair is then left as it was.
+    Ends and readings go into `carried`: whoever calls tells them; of a pair that is taken `alone` they are told before
+    its journals are written, as nobody looks again at what journals know. Raises `IntegrityError` when the tapes
+    contradict each other or what is known of them; the pair is then left as it was.
     """
     taker = _PairTaker(library, loaded, carried, progress)
     try:
-        return taker.take()
+        return taker.take(alone=alone)
     finally:
         taker.forget_scratch()
 
@@ -245,16 +237,20 @@ class _PairTaker:
         seen = SeenSide(found.barcode, found.label.record_bytes, files, {0: found.blake3}, known=known)
         return _Side(found, drive, seen)
 
-    def take(self) -> TakenPair:
+    def take(self, *, alone: bool) -> TakenPair:
         for side in self._sides:
             self._read_catalogs(side)
         told = dict(self._newest[1].objects()) if self._newest is not None else {}
+        self.result.unfinished = self._unfinished()
+        for side, seen in zip(self._sides, believed([side.seen for side in self._sides], told), strict=True):
+            side.seen = seen
         for number in sorted({item.number for side in self._sides for item in side.seen.files} - told.keys()):
             self._scan(number)
         told |= {number: item for number, (item, _) in self._scanned.items()}
         pieces = self._pieces(told)
-        self.result.unfinished = self._unfinished()
         self._tell_objects(pieces)
+        if alone:
+            self._carried.tell()
         for side, committed in zip(self._sides, pieces, strict=True):
             self._write_journal(side, committed)
         for side, committed in zip(self._sides, pieces, strict=True):
@@ -351,7 +347,7 @@ class _PairTaker:
             side.drive.locate(item.begin)
             reader = read_tape_file(side.drive, self._buffer, on_member=members.append, on_bytes=self._progress)
             listed = reader.manifest_digests() if reader.problem is None else {}
-            problem = _problem_of(reader, _digests(members))
+            problem = first_problem(reader, member_digests(members))
             if problem is not None:
                 return problem
             told = ObjectTold(object_id, item.number, item.first_block, reader.size_bytes, reader.blake3())
@@ -428,6 +424,7 @@ class _PairTaker:
             record_bytes=label.record_bytes,
             capacity_bytes=self._library.changer.capacity_bytes(label.barcode),
             created=label.created,
+            replaces=label.replaces,
         )
 
     def _twin_of(self, label: Label) -> str:
@@ -446,6 +443,7 @@ class _PairTaker:
             volume_id=adopting.unknown_volume(one.pair_id, one.twin),
             side=_other(one.side),
             twin=one.barcode,
+            replaces="",
         )
 
     def _note_rebuilt(self, connection: Connection, pieces: list[list[Committed]]) -> None:
@@ -487,17 +485,6 @@ class _PairTaker:
 
 def _other(side: Side) -> Side:
     return Side.B if side is Side.A else Side.A
-
-
-def _digests(members: list[ReadMember]) -> dict[bytes, bytes]:
-    """The digests of files by name; a hard link has that of its target."""
-    found: dict[bytes, bytes] = {}
-    for item in members:
-        link = found.get(item.header.link_name) if item.header.type == layout.TYPE_HARD_LINK else None
-        digest = item.sha256 or link
-        if digest is not None:
-            found[item.header.name] = digest
-    return found
 
 
 def _with_object(told: ObjectTold, lines: Iterator[CatalogLine]) -> Iterator[CatalogLine]:

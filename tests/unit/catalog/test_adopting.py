@@ -77,6 +77,16 @@ def test_a_version_that_is_known_learns_its_content_and_nothing_else(catalog: Ca
     assert (present.version.content, present.sighting) == (content("a"), Sighting(1, 2, 3, 4))
 
 
+def test_a_known_version_that_is_void_on_tape_is_still_to_be_written(catalog: Catalog) -> None:
+    """An older catalog knows it as a file of the source; nobody has noted it anew."""
+    item = replace(version(b"a"), content=None)
+    adopt(catalog, ToldVersion(item))
+    adopt(catalog, ToldVersion(item, void=True))
+    assert ended(catalog, b"a") == [None]
+    with catalog.reading() as connection:
+        assert [present.version.id for present in tapes.unwritten_versions(connection)] == [item.id]
+
+
 def test_a_void_version_has_no_bytes_and_is_not_present(catalog: Catalog) -> None:
     item = replace(version(b"a", content("a")), content=None)
     adopt(catalog, ToldVersion(item, void=True))

@@ -36,6 +36,7 @@ labels = st.builds(
     twin_barcode=texts,
     record_bytes=st.integers(512, 2**24),
     created=texts,
+    replaces=texts,
 )
 
 
@@ -57,6 +58,14 @@ def test_the_golden_label() -> None:
         "record_bytes": 524288,
         "created": "2026-11-21T08:00:00+00:00",
     }
+
+
+def test_a_replacement_says_which_cartridge_it_replaces_and_labels_without_that_are_read() -> None:
+    one = replace(LABEL, replaces="HF0009L8")
+    document = json.loads(encode_volume(one))
+    assert document.pop("replaces") == "HF0009L8"
+    assert document == json.loads(encode_volume(LABEL))
+    assert decode_volume(json.dumps(document).encode()) == LABEL
 
 
 def test_a_newer_format_is_refused_with_a_way_out() -> None:

@@ -10,7 +10,7 @@ import pytest
 from holdfast.errors import IntegrityError
 from holdfast.tape.journal import Committed
 from holdfast.tape.layout import TapeFileName
-from holdfast.tape.piecing import LOST, UNKNOWN, SeenSide, agreed_end, piece_together
+from holdfast.tape.piecing import LOST, UNKNOWN, SeenSide, agreed_end, believed, piece_together
 from holdfast.tape.sessioncatalog import ObjectTold
 from holdfast.tape.survey import SeenFile
 
@@ -138,3 +138,40 @@ def test_sides_that_a_killed_run_left_differing_end_before_they_differ() -> None
     assert agreed_end([one, two], {}) == 2
     assert [item.id for item in piece_together(one, two, {})] == [VOLUME, ONE]
     assert [item.id for item in piece_together(two, one, {})] == [VOLUME, ONE]
+
+
+THREE, OTHER = uuid.uuid4(), uuid.uuid4()
+
+
+def test_what_an_earlier_run_left_on_one_side_ends_it_where_only_the_twin_is_vouched_for() -> None:
+    """By the twin's journal, by a catalog that tells of it, or as it is a whole catalog itself."""
+    ahead = seen(("label", VOLUME), ("object", ONE), ("object", TWO), ("catalog", SESSION), ("catalog", SESSION))
+    catalog = {1: told(ahead[1], ONE, DIGEST[2]), 2: told(ahead[2], TWO, DIGEST[3])}
+    journal = known(ahead, [DIGEST[1], DIGEST[2], DIGEST[3]])
+    for number in (2, 3, 4):
+        left = [*ahead[:number], *seen(*[("object", OTHER)] * (number + 1))[number:]]
+        one = side(ahead, {3: DIGEST[4], 4: DIGEST[4]}, known=journal)
+        two = side(left, {}, known=known(ahead, [DIGEST[1], DIGEST[2]]))
+        for vouching in (one, replace(one, known=journal[:2])):
+            assert [item.id for item in piece_together(two, vouching, catalog)] == [
+                item.name.id for item in ahead[:number] if item.name
+            ]
+            whole = piece_together(vouching, two, catalog)
+            assert [item.id for item in whole] == [item.name.id for item in ahead if item.name]
+
+
+def test_two_sides_that_both_vouch_for_other_things_in_one_place_contradict_each_other() -> None:
+    files = seen(("label", VOLUME), ("object", ONE))
+    others = seen(("label", VOLUME), ("object", OTHER))
+    one, two = (side(item, {}, known=known(item, [DIGEST[1], DIGEST[2]])) for item in (files, others))
+    for view, twin in ((one, two), (two, one)):
+        with pytest.raises(IntegrityError, match="contradict each other") as raised:
+            piece_together(view, twin, {})
+        assert raised.value.place == "HF0001L8 tape file 1"
+
+
+def test_objects_that_no_catalog_tells_of_and_that_differ_are_not_read_as_committed() -> None:
+    """Each was read whole, on one side: neither is committed before the other is known not to be."""
+    one = side(seen(("label", VOLUME), ("object", ONE), ("object", TWO)), {})
+    two = side(seen(("label", VOLUME), ("object", ONE), ("object", THREE)), {})
+    assert [len(view.files) for view in believed([one, two], {})] == [2, 2]
