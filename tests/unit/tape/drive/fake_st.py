@@ -37,6 +37,7 @@ class Drive:
     numbers_are_logical: bool = True  # without the option
     stale_at_end: bool = False  # as tgt does at the end of data
     marks_at_once: bool = True
+    largest_bytes: int = 2**23  # the longest record that it says it takes
     slow_opens: int = 0  # so many opens find it not ready
     was_reset: bool = False
     old_kernel: bool = False  # tells nothing after a reset
@@ -103,6 +104,8 @@ class FakeNode:
     def read_into(self, buffer: memoryview) -> int:
         self._call("READ")
         self._check_reset()
+        if len(buffer) > self.drive.largest_bytes:
+            raise fail(errno.EINVAL)
         if self.end >= 2:
             self.end += 1
             if self.end < 5:
