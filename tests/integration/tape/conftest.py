@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.acceptance.conftest import SMALL
 
+from holdfast.config import init_vault
 from holdfast.tape.drive.st import serial_number
 
 WANTED = "HOLDFAST_TAPE_LIBRARY"
@@ -89,3 +92,36 @@ def library() -> RealLibrary:
         subprocess.run(["mt", "-f", str(node), "stsetoptions", "no-blklimits"], check=True, timeout=60)
     drives = {serial: node for node in nodes if (serial := serial_number(node) or "").startswith("HFDRV")}
     return RealLibrary(Path("/dev") / robot.name, drives)
+
+
+@dataclass
+class Vaults:
+    """Vaults whose settings name the real library.
+
+    The emulated library does not tell the last drive's serial number whole, so the settings say where it is.
+    """
+
+    library: RealLibrary
+
+    def make(self, folder: Path, prefixes: tuple[str, str], **options: str) -> Path:
+        """A vault with these prefixes of new cartridges, and `options` of `init` that are not those of small tests."""
+        side_a, side_b = prefixes
+        real = replace(SMALL, library="mtx", changer=str(self.library.changer), scratch_a=side_a, scratch_b=side_b)
+        init_vault(folder, replace(real, **options))  # type: ignore[arg-type]
+        last = max(self.library.drives, key=self.library.element)
+        with (folder / "holdfast.toml").open("a") as settings:
+            settings.write(f'"{last}" = {self.library.element(last)}\n')
+        return folder
+
+
+@pytest.fixture
+def vaults(library: RealLibrary) -> Iterator[Vaults]:
+    library.empty_drives()
+    yield Vaults(library)
+    library.empty_drives()
+
+
+@pytest.fixture
+def vault(library: RealLibrary, vaults: Vaults, tmp_path: Path) -> Path:
+    """A vault with cartridges that nobody has used."""
+    return vaults.make(tmp_path / "vault", library.blank_prefixes())
