@@ -108,10 +108,14 @@ class Vaults:
         side_a, side_b = prefixes
         real = replace(SMALL, library="mtx", changer=str(self.library.changer), scratch_a=side_a, scratch_b=side_b)
         init_vault(folder, replace(real, **options))  # type: ignore[arg-type]
+        self.say_where_the_last_drive_is(folder)
+        return folder
+
+    def say_where_the_last_drive_is(self, folder: Path) -> None:
+        """As its owner has to, when a library does not tell."""
         last = max(self.library.drives, key=self.library.element)
         with (folder / "holdfast.toml").open("a") as settings:
             settings.write(f'"{last}" = {self.library.element(last)}\n')
-        return folder
 
 
 @pytest.fixture

@@ -90,16 +90,13 @@ def test_a_real_night_goes_to_tape_and_back_though_its_writer_is_killed_and_its_
         shutil.rmtree(plain.parent)
     library.empty_drives()
 
-    vault = remade(vaults, vault, pools)
+    shutil.rmtree(vault)
+    words = ("--changer", library.changer, "--scratch-a", pools[0], "--scratch-b", pools[1])
+    assert holdfast(vault, "init", *words, "--cartridge-capacity", "64 MiB") == 0
+    vaults.say_where_the_last_drive_is(vault)
     assert holdfast(vault, "rebuild", pair[0]) == 0
     restored(vault, night, tmp_path / "again")
     assert holdfast(vault, "verify") == 0
-
-
-def remade(vaults: Vaults, vault: Path, pools: tuple[str, str]) -> Path:
-    """Everything on disk is lost; a new vault for the same library."""
-    shutil.rmtree(vault)
-    return vaults.make(vault, pools)
 
 
 def restored(vault: Path, night: Path, to: Path) -> None:
@@ -121,7 +118,8 @@ def test_a_pair_is_written_on_after_its_vault_was_lost_and_rebuilt(
     pair = pair_of(vault)
     kinds = [committed_kinds(vault, barcode) for barcode in pair]
 
-    vault = remade(vaults, vault, pools)
+    shutil.rmtree(vault)
+    vaults.make(vault, pools)
     report = rebuild(vault, pair)
     assert (report.exit_code(), report.errors, report.pairs) == (0, [], 1), report
     assert [committed_kinds(vault, barcode) for barcode in pair] == kinds
