@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from tests.acceptance.conftest import SMALL
+from tests.tapevm.emulation import POOL
 
 from holdfast.config import init_vault
 from holdfast.tape.drive.st import serial_number
@@ -60,11 +62,11 @@ class RealLibrary:
         return self.left.pop()
 
     def blank_prefixes(self) -> tuple[str, str]:
-        """A prefix for each side, each of ten barcodes that nobody has used; nobody gets them again."""
-        tens = [barcode[:5] for barcode, _ in self.left if barcode[5] == "0"]
+        """A prefix for each side, each of a few barcodes that nobody has used; nobody gets them again."""
+        whole = [prefix for prefix, count in Counter(name[:5] for name, _ in self.left).items() if count == POOL]
         pair = (
-            next(name for name in tens if name.startswith("HFA")),
-            next(name for name in tens if name.startswith("HFB")),
+            next(name for name in whole if name.startswith("HFA")),
+            next(name for name in whole if name.startswith("HFB")),
         )
         self.left = [(barcode, slot) for barcode, slot in self.left if not barcode.startswith(pair)]
         return pair

@@ -49,9 +49,10 @@ class Hands:
 
     def put(self, barcode: str, serial: str) -> Path:
         """The drive with this cartridge in it. There is none in it yet, and this one is in no other."""
-        number = self.shelf.setdefault(barcode, next(_numbers))
+        if barcode not in self.shelf:
+            self.shelf[barcode] = next(_numbers)
         capacity, behind = self.capacity_bytes // PUT_IN_UNIT_BYTES, self.warning_bytes // PUT_IN_UNIT_BYTES
-        ask(self.drives[serial], PUT_IN, number, *capacity.to_bytes(2), behind)
+        ask(self.drives[serial], PUT_IN, self.shelf[barcode], *capacity.to_bytes(2), behind)
         return self.drives[serial]
 
     def items(self, barcode: str) -> list[bytes | None]:
