@@ -115,7 +115,6 @@ def test_cartridges_that_end_sooner_than_the_settings_say_are_followed_by_others
     assert states[0] == "full"
     assert len(barcodes_of(vault)) == 2 * len(states) == 4
     assert {committed_kinds(vault, name)[-1] for name in barcodes_of(vault)} == {last}
-    verified(vault)
     back_as_it_was(vault, few, tmp_path / "back")
     assert archived(vault, few).written_on == []
 

@@ -92,7 +92,6 @@ def test_law_6_resume_is_running_again_on_a_real_library(vault: Path, tmp_path: 
     killed_amid(lambda: archive(vault, ArchiveRequest(paths=(few,))), vault, lines)
     archived(vault, few)
     pair_of(vault)
-    verified(vault)
     back_as_it_was(vault, few, tmp_path / "back")
 
 

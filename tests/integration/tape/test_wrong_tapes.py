@@ -18,7 +18,6 @@ from tests.integration.tape.steps import (
     make_few,
     pair_of,
     run,
-    verified,
 )
 
 from holdfast import handling
@@ -120,5 +119,4 @@ def test_law_5_another_tape_under_the_barcode_of_ours_keeps_its_bytes(
     assert side_a not in report.written_on
     assert len(report.written_on) == 2
     assert in_drive(library, side_a, items_on) == twin
-    verified(vault)
     back_as_it_was(vault, few, tmp_path / "back")
