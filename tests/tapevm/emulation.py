@@ -20,6 +20,7 @@ TARGET = "iqn.2000-01.invalid.holdfast:library"
 READY_SECONDS = 20.0
 # Element addresses as many libraries number them; they only have to differ.
 ROBOT, DRIVE, PORT_SLOT, SLOT = 1, 256, 768, 1024
+POOL = 4  # so many cartridges share the first five characters of their barcodes: a test's own scratch cartridges
 ELEMENT_TYPES = {"robot": 1, "slot": 2, "port": 3, "drive": 4}
 
 
@@ -28,10 +29,12 @@ class Shape:
     """What the library is made of. `barcodes` lie in the first slots, one each; the other slots are empty."""
 
     drives: int = 2
-    slots: int = 602
+    slots: int = 482
     ports: int = 1
     megabytes: int = 64
-    barcodes: tuple[str, ...] = tuple(f"HF{side}{number:03d}L6" for side in "AB" for number in range(300))
+    barcodes: tuple[str, ...] = tuple(
+        f"HF{side}{pool:02d}{number}L6" for side in "AB" for pool in range(60) for number in range(POOL)
+    )
 
     @property
     def units(self) -> range:

@@ -3,6 +3,7 @@
     python -m tests.tapevm.run [words for pytest ...]
     python -m tests.tapevm.run --script FILE        run this script in the guest instead of the tests
     python -m tests.tapevm.run --drives 12          another library than the tests want
+    python -m tests.tapevm.run --night DIR          a folder for the tests to archive, instead of a generated one
 
 The guest is built once, into ${HOLDFAST_VM_CACHE:-~/.cache/holdfast/tapevm}. It gets the working tree and the
 packages that this Python has, without any network. Ends with the guest's exit status.
@@ -18,7 +19,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 
@@ -33,8 +34,9 @@ PACKAGES = ("holdfast", "pytest", "pytest-timeout", "hypothesis")
 WORKING_TREE = ("src", "tests", "pyproject.toml")
 RESULT_BYTES = 64 * 2**20
 NO_RESULT = 98
+NIGHT = "night"
 TESTS = """\
-export PYTHONPATH=/job/site:/job/src HOLDFAST_TAPE_LIBRARY=emulated PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=/job/site:/job/src HOLDFAST_TAPE_LIBRARY=emulated PYTHONDONTWRITEBYTECODE=1 HOLDFAST_NIGHT={night}
 exec python3 -m pytest -p no:cacheprovider --junitxml=/result/tests.xml -m integration tests/integration/tape {words}
 """
 
@@ -76,13 +78,15 @@ def package_files() -> Iterator[tuple[Path, str]]:
                 yield Path(str(item.locate_file(file))), f"site/{file}"
 
 
-def pack_job(target: Path, script: str) -> None:
+def pack_job(target: Path, script: str, night: Path | None) -> None:
     """The tar that the guest unpacks and runs."""
     with tarfile.open(target, "w") as job:
         for name in WORKING_TREE:
             job.add(ROOT / name, name, filter=lambda item: None if "__pycache__" in item.name else item)
         for path, name in package_files():
             job.add(path, name)
+        if night is not None:
+            job.add(night, f"{NIGHT}/{night.name}")
         run = target.with_name("run")
         run.write_text(script)
         job.add(run, "run")
@@ -134,20 +138,31 @@ def take_result(packed: Path, folder: Path) -> int:
         return NO_RESULT
 
 
-def run(script: str, shape: emulation.Shape, result: Path, seconds: float, memory_mb: int) -> int:
+def run(script: str, night: Path | None, shape: emulation.Shape, result: Path, seconds: float, memory_mb: int) -> int:
     result.mkdir(parents=True, exist_ok=True)
     media = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # cartridges live as long as the run
     with tempfile.TemporaryDirectory(prefix="tapevm.", dir=media) as name:
         folder = Path(name)
         job, packed, cartridges = folder / "job.tar", folder / "result.tar", folder / "cartridges"
-        pack_job(job, script)
+        pack_job(job, script, night)
         with packed.open("wb") as file:
             file.truncate(RESULT_BYTES)
         cartridges.mkdir()
-        with closing(standard_drive.Server()) as standard, emulation.emulated(cartridges, shape) as library:
-            units = [*library, standard.url]
+        with ExitStack() as stack:
+            shelf = standard_drive.Shelf()
+            standard = [standard_drive.Server(serial, shelf) for serial in standard_drive.SERIALS]
+            for server in standard:
+                stack.callback(server.close)
+            library = stack.enter_context(emulation.emulated(cartridges, shape))
+            units = [*library, *(server.url for server in standard)]
             run_guest(machine(cache_folder(), job, packed, result / "console.log", units, memory_mb), seconds)
         return take_result(packed, result)
+
+
+def existing_folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise SystemExit(f"tapevm: no such folder: {path}")
+    return path.resolve()
 
 
 def main() -> int:
@@ -157,11 +172,16 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1800.0, help="the guest is stopped after so long")
     parser.add_argument("--memory-mb", type=int, default=2048)
     parser.add_argument("--result", type=Path, default=ROOT / "build" / "tapevm")
+    parser.add_argument("--night", type=Path, help="a folder for the tests to archive, instead of a generated one")
     options, words = parser.parse_known_args()
+    night = options.night and existing_folder(options.night)
     check_python()
     subprocess.run([HERE / "build-image", cache_folder()], check=True)
-    script = options.script.read_text() if options.script else TESTS.format(words=shlex.join(words))
-    return run(script, emulation.Shape(drives=options.drives), options.result, options.seconds, options.memory_mb)
+    place = f"/job/{NIGHT}/{night.name}" if night else ""
+    tests = TESTS.format(words=shlex.join(words), night=shlex.quote(place))
+    script = options.script.read_text() if options.script else tests
+    shape = emulation.Shape(drives=options.drives)
+    return run(script, night, shape, options.result, options.seconds, options.memory_mb)
 
 
 if __name__ == "__main__":

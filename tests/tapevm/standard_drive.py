@@ -1,8 +1,9 @@
-"""A tape drive that does what the standard says (SSC-3), for the guest: one iSCSI target with one drive.
+"""Tape drives that do what the standard says (SSC-3), for the guest: iSCSI targets with one drive each.
 
 `tgt` lacks what matters most in real drives: it cannot locate or tell where the tape stands, does not know the end of
-data, has no physical end, and nothing can fail. This one does, and a test can ask it, with commands of its own, for a
-blank cartridge, a power cut, or a record that cannot be read. Records are in memory.
+data, has no physical end, and nothing can fail. These do, and a test can ask them, with commands of their own, for a
+blank cartridge, a power cut, or a record that cannot be read. No robot serves them: cartridges lie on a shelf, and a
+test puts them in by their number, of the size that it wants. Records are in memory.
 
 As little of iSCSI (RFC 7143) as QEMU's initiator needs: one connection, no digests, all data of a write with the
 command (up to `LARGEST_BYTES`).
@@ -17,12 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 TARGET = "iqn.2000-01.invalid.holdfast:drive"
-SERIAL = "HFSSC00001"
+SERIALS = ("HFSSC00001", "HFSSC00002")
 LARGEST_BYTES = 2 * 2**20
 WARNING_BYTES, CAPACITY_BYTES = 24 * 2**20, 32 * 2**20
 
 # Commands of our own, in the vendor's range (C0h and on): what a hand at the drive, or fate, does.
-BLANK_CARTRIDGE, CUT_POWER, BREAK_BLOCK, PROTECT = 0xC0, 0xC1, 0xC2, 0xC3
+BLANK_CARTRIDGE, CUT_POWER, BREAK_BLOCK, PROTECT, PUT_IN = 0xC0, 0xC1, 0xC2, 0xC3, 0xC4
+PUT_IN_UNIT_BYTES = 64 * 2**10
+"""PUT_IN has the cartridge's number, and for one that nobody had before its capacity (2 bytes) and how much of that lies
+behind the early warning (1 byte), in these units."""
+
 
 NO_SENSE, NOT_READY, MEDIUM_ERROR, ILLEGAL, ATTENTION, PROTECTED, BLANK, OVERFLOW = 0, 2, 3, 5, 6, 7, 8, 13
 FILE_MARK, END_OF_MEDIUM, WRONG_LENGTH = 0x80, 0x40, 0x20
@@ -47,12 +52,25 @@ class Cartridge:
     used_bytes: int = 0
     broken: set[int] = field(default_factory=set)
     is_protected: bool = False
+    warning_bytes: int = WARNING_BYTES
+    capacity_bytes: int = CAPACITY_BYTES
+
+
+@dataclass
+class Shelf:
+    """Cartridges by their numbers, and the drives that they are put into. One thread at a time, with the lock."""
+
+    cartridges: dict[int, Cartridge] = field(default_factory=dict)
+    drives: list[Drive] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Drive:
     """The drive's commands. `at`: the block number."""
 
-    def __init__(self) -> None:
+    def __init__(self, serial: str, shelf: Shelf) -> None:
+        self.serial, self.shelf = serial, shelf
+        shelf.drives.append(self)
         self.cartridge = Cartridge()
         self.is_loaded = True
         self.at = 0
@@ -62,6 +80,7 @@ class Drive:
             0x10: self._marks, 0x11: self._space, 0x12: self._inquiry, 0x15: self._ignore, 0x1A: self._mode,
             0x19: self._erase, 0x1B: self._load, 0x1E: self._ignore, 0x2B: self._locate, 0x34: self._position, 0xA0: self._units,
             BLANK_CARTRIDGE: self._blank, CUT_POWER: self._cut, BREAK_BLOCK: self._break, PROTECT: self._protect,
+            PUT_IN: self._put_in,
         }  # fmt: skip
 
     def run(self, command: bytes, data: bytes) -> bytes:
@@ -97,14 +116,14 @@ class Drive:
 
     def _inquiry(self, command: bytes, data: bytes) -> bytes:
         if command[1] & 1:
-            pages = {0x00: b"\x00\x80\x83", 0x80: SERIAL.encode(), 0x83: self._identifier()}
+            pages = {0x00: b"\x00\x80\x83", 0x80: self.serial.encode(), 0x83: self._identifier()}
             if command[2] not in pages:
                 raise Check(ILLEGAL, 0x2400)
             return bytes([1, command[2]]) + len(pages[command[2]]).to_bytes(2) + pages[command[2]]
         return bytes([1, 0x80, 5, 2, 31, 0, 0, 0]) + b"HOLDFASTSTANDARD DRIVE  0001"
 
     def _identifier(self) -> bytes:
-        text = b"HOLDFASTSTANDARD DRIVE  " + SERIAL.encode()
+        text = b"HOLDFASTSTANDARD DRIVE  " + self.serial.encode()
         return bytes([2, 1, 0, len(text)]) + text
 
     def _units(self, command: bytes, data: bytes) -> bytes:
@@ -151,13 +170,13 @@ class Drive:
         self.at += 1
 
     def _warn(self) -> None:
-        if self.cartridge.used_bytes > WARNING_BYTES:
+        if self.cartridge.used_bytes > self.cartridge.warning_bytes:
             raise Check(NO_SENSE, 0x0002, END_OF_MEDIUM)
 
     def _write(self, command: bytes, data: bytes) -> bytes:
         self._ready(command, data)
         self._cut_off()
-        if self.cartridge.used_bytes + len(data) > CAPACITY_BYTES:
+        if self.cartridge.used_bytes + len(data) > self.cartridge.capacity_bytes:
             raise Check(OVERFLOW, 0x0002, END_OF_MEDIUM, len(data))
         self._put(data)
         self._warn()
@@ -223,6 +242,16 @@ class Drive:
 
     def _blank(self, command: bytes, data: bytes) -> bytes:
         self.cartridge, self.is_loaded, self.at, self.attention = Cartridge(), True, 0, 0x2800
+        return b""
+
+    def _put_in(self, command: bytes, data: bytes) -> bytes:
+        """A hand puts a cartridge of the shelf into the empty drive; it is in no other one."""
+        capacity = int.from_bytes(command[2:4]) * PUT_IN_UNIT_BYTES
+        new = Cartridge(warning_bytes=capacity - command[4] * PUT_IN_UNIT_BYTES, capacity_bytes=capacity)
+        cartridge = self.shelf.cartridges.setdefault(command[1], new)
+        if self.is_loaded or any(drive.is_loaded and drive.cartridge is cartridge for drive in self.shelf.drives):
+            raise Check(ILLEGAL, 0x2400)
+        self.cartridge, self.is_loaded, self.at, self.attention = cartridge, True, 0, 0x2800
         return b""
 
     def _cut(self, command: bytes, data: bytes) -> bytes:
@@ -331,8 +360,8 @@ class Connection:
 class Server:
     """The target, on a free port of the loopback. `url` is what QEMU opens."""
 
-    def __init__(self) -> None:
-        self.drive, self.lock = Drive(), threading.Lock()
+    def __init__(self, serial: str, shelf: Shelf) -> None:
+        self.drive, self.lock = Drive(serial, shelf), shelf.lock
         self.listening = socket.create_server(("127.0.0.1", 0))
         self.url = f"iscsi://127.0.0.1:{self.listening.getsockname()[1]}/{TARGET}/0"
         threading.Thread(target=self._accept, daemon=True).start()

@@ -11,6 +11,8 @@ _LTFS_AT = 24  # LTFS Format Specification 2.4, section 5.1.1: implementation id
 _USTAR_AT = 257  # POSIX.1-1988, magic of a tar header
 _BLOCK_ID_AT = 12  # Bacula's and Bareos' block header: checksum, size and number of 4 bytes each, then its name
 
+_OUR_LABEL = b"comment=holdfast label "  # in the first extended header of our tapes, see `layout`
+
 _BEGINNINGS = (
     (b"## Paper dump catalog", "a tape of papertape"),
     (b"AMANDA: TAPESTART", "a tape of Amanda"),
@@ -35,6 +37,8 @@ def identify(record: bytes) -> str:
             return name
     if record[_BLOCK_ID_AT : _BLOCK_ID_AT + 2] == b"BB":
         return "a tape of Bareos or Bacula"
+    if _OUR_LABEL in record[:1024]:
+        return "a tape with a label of Holdfast"
     if record[_USTAR_AT : _USTAR_AT + 5] == b"ustar":
         return "a tar archive that is no label of Holdfast"
     return f"unknown data in records of {len(record)} bytes"

@@ -145,7 +145,7 @@ class TapeLibrary:
 
     def new_pair(self) -> Pair:
         """Take two blank cartridges and say, durably, what they will be; their labels are written later."""
-        barcodes = self.changer.scratch((Side.A, Side.B), self._known_barcodes())
+        barcodes = self._scratch(Side.A, Side.B)
         one = self._identity(Side.A, barcodes[0], barcodes[1])
         self.journal(one.barcode).begin(one)
         self._begin_twin(one)
@@ -155,7 +155,7 @@ class TapeLibrary:
         """Take a blank cartridge and say, durably, that it is the side of the pair that `failed` was; the pair as it
         is now. The twin's tape files are copied to it when it is prepared.
         """
-        (barcode,) = self.changer.scratch((failed.side,), self._known_barcodes())
+        (barcode,) = self._scratch(failed.side)
         made = self._identity(failed.side, barcode, twin.barcode)
         record_bytes = self.identity(twin.barcode).record_bytes
         made = replace(made, pair_id=failed.pair_id, record_bytes=record_bytes, replaces=failed.barcode)
@@ -177,6 +177,11 @@ class TapeLibrary:
                 found.append(state.identity.barcode)
                 state = self.journal(state.identity.replaces).state()
         return found
+
+    def _scratch(self, *sides: Side) -> tuple[str, ...]:
+        """Blank cartridges. Real ones are looked into, which needs a drive: an earlier failure may have left all full."""
+        self.unload_all()
+        return self.changer.scratch(sides, self._known_barcodes())
 
     def _identity(self, side: Side, barcode: str, twin: str) -> CartridgeIdentity:
         return CartridgeIdentity(

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.acceptance.conftest import SMALL
+from tests.tapevm.emulation import POOL
 
+from holdfast.config import init_vault
 from holdfast.tape.drive.st import serial_number
 
 WANTED = "HOLDFAST_TAPE_LIBRARY"
@@ -57,11 +62,11 @@ class RealLibrary:
         return self.left.pop()
 
     def blank_prefixes(self) -> tuple[str, str]:
-        """A prefix for each side, each of ten barcodes that nobody has used; nobody gets them again."""
-        tens = [barcode[:5] for barcode, _ in self.left if barcode[5] == "0"]
+        """A prefix for each side, each of a few barcodes that nobody has used; nobody gets them again."""
+        whole = [prefix for prefix, count in Counter(name[:5] for name, _ in self.left).items() if count == POOL]
         pair = (
-            next(name for name in tens if name.startswith("HFA")),
-            next(name for name in tens if name.startswith("HFB")),
+            next(name for name in whole if name.startswith("HFA")),
+            next(name for name in whole if name.startswith("HFB")),
         )
         self.left = [(barcode, slot) for barcode, slot in self.left if not barcode.startswith(pair)]
         return pair
@@ -89,3 +94,40 @@ def library() -> RealLibrary:
         subprocess.run(["mt", "-f", str(node), "stsetoptions", "no-blklimits"], check=True, timeout=60)
     drives = {serial: node for node in nodes if (serial := serial_number(node) or "").startswith("HFDRV")}
     return RealLibrary(Path("/dev") / robot.name, drives)
+
+
+@dataclass
+class Vaults:
+    """Vaults whose settings name the real library.
+
+    The emulated library does not tell the last drive's serial number whole, so the settings say where it is.
+    """
+
+    library: RealLibrary
+
+    def make(self, folder: Path, prefixes: tuple[str, str], **options: str) -> Path:
+        """A vault with these prefixes of new cartridges, and `options` of `init` that are not those of small tests."""
+        side_a, side_b = prefixes
+        real = replace(SMALL, library="mtx", changer=str(self.library.changer), scratch_a=side_a, scratch_b=side_b)
+        init_vault(folder, replace(real, **options))  # type: ignore[arg-type]
+        self.say_where_the_last_drive_is(folder)
+        return folder
+
+    def say_where_the_last_drive_is(self, folder: Path) -> None:
+        """As its owner has to, when a library does not tell."""
+        last = max(self.library.drives, key=self.library.element)
+        with (folder / "holdfast.toml").open("a") as settings:
+            settings.write(f'"{last}" = {self.library.element(last)}\n')
+
+
+@pytest.fixture
+def vaults(library: RealLibrary) -> Iterator[Vaults]:
+    library.empty_drives()
+    yield Vaults(library)
+    library.empty_drives()
+
+
+@pytest.fixture
+def vault(library: RealLibrary, vaults: Vaults, tmp_path: Path) -> Path:
+    """A vault with cartridges that nobody has used."""
+    return vaults.make(tmp_path / "vault", library.blank_prefixes())

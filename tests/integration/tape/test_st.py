@@ -93,7 +93,7 @@ def test_an_arbitrary_way_is_that_of_the_simplest_tape(library: RealLibrary) -> 
 
     case = Machine.TestCase
     case.settings = settings(
-        max_examples=15, stateful_step_count=30, database=None, derandomize=True, phases=[Phase.generate]
+        max_examples=10, stateful_step_count=30, database=None, derandomize=True, phases=[Phase.generate]
     )
     case("runTest").runTest()
 

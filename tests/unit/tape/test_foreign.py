@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import tarfile
+import uuid
 
 import pytest
 
+from holdfast.tape import layout
 from holdfast.tape.foreign import identify
 
 
@@ -27,6 +29,10 @@ def a_tar() -> bytes:
         (b"AMANDA: TAPESTART DATE 20240101", "a tape of Amanda"),
         (bytes(12) + b"BB02" + bytes(100), "a tape of Bareos or Bacula"),
         (a_tar(), "a tar archive that is no label of Holdfast"),
+        (
+            layout.encode_global(layout.object_comment("label", uuid.UUID(int=1), uuid.UUID(int=2))),
+            "a tape with a label of Holdfast",
+        ),
         (b"\x1f\x8b\x08", "data compressed with gzip"),
         (b"", "a tape that begins with a file mark"),
         (bytes(512), "unknown data in records of 512 bytes"),

@@ -29,6 +29,7 @@ from holdfast.tape.changer.elements import DriveElement, Elements, drive_serials
 from holdfast.tape.changer.protocol import Inventory
 from holdfast.tape.drive.mtio import Operation
 from holdfast.tape.drive.st import READY_SECONDS, StDrive, StNode, open_node, serial_number
+from holdfast.tape.foreign import identify
 from holdfast.tape.scan import RecordBuffer, is_blank
 from holdfast.values import Side
 
@@ -54,6 +55,7 @@ drive's early warning has the last word."""
 _IN_PORT = "the cartridge is in a port, to leave the library"
 _NO_BARCODE = "(no barcode)"
 _LARGEST_FOREIGN_RECORD_BYTES = 2 * 2**20
+_TOLD = 5  # so many cartridges that are not blank are named in one error
 
 
 class Robot(Protocol):
@@ -187,7 +189,7 @@ class MtxChanger:
     def __init__(self, robot: Robot, options: LibraryOptions, opener: Callable[[Path], StNode] = open_node) -> None:
         self._robot, self._options, self._opener = robot, options, opener
         self._open: dict[str, StDrive] = {}
-        self._looked_into: dict[str, bool] = {}  # cartridges that were read while this is the owner: are they blank?
+        self._looked_into: dict[str, str] = {}  # what was read while this is the owner, and what it holds; "": nothing
         try:
             numbers = [element.number for element in self._elements().drives]
             self._numbers = match_drives(numbers, drive_serials(robot.drive_identifiers()), options)
@@ -380,10 +382,18 @@ class MtxChanger:
                     "there are too few blank cartridges in the library",
                     place="the slots",
                     expected=f"{len(sides)}, of which one more with a barcode that begins with {prefix}",
+                    found=self._refused(prefix),
                     hint="put new cartridges into slots, then run the same command again",
                 )
             found.append(barcode)
         return tuple(found)
+
+    def _refused(self, prefix: str) -> str | None:
+        """The cartridges that were no blank ones, and what they are: a few of them."""
+        held = [f"{name} is {words}" for name, words in sorted(self._looked_into.items()) if words]
+        found = [text for text in held if text.startswith(prefix)]
+        more = f"; and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+        return "; ".join(found[:_TOLD]) + more or None
 
     def _candidates(self, prefix: str, known: Iterable[str]) -> list[str]:
         slots = (slot.barcode for slot in self._elements().slots if not slot.is_port and slot.barcode is not None)
@@ -393,11 +403,11 @@ class MtxChanger:
         if barcode not in self._looked_into:
             drive = self._free_drive()
             try:
-                is_blank = _holds_nothing(self.load(barcode, drive))
+                held = _what_it_holds(self.load(barcode, drive))
             finally:
                 self.unload(drive)
-            self._looked_into[barcode] = is_blank
-        return self._looked_into[barcode]
+            self._looked_into[barcode] = held
+        return not self._looked_into[barcode]
 
     def _free_drive(self) -> str:
         drives = self.inventory().drives
@@ -441,8 +451,16 @@ def _content(element: DriveElement) -> str | None:
     return (element.barcode or _NO_BARCODE) if element.is_full else None
 
 
-def _holds_nothing(drive: StDrive) -> bool:
-    return not drive.is_write_protected and is_blank(drive, RecordBuffer(_LARGEST_FOREIGN_RECORD_BYTES))
+def _what_it_holds(drive: StDrive) -> str:
+    """What a cartridge is that cannot be taken for a blank one, in a few words; empty when it can."""
+    if drive.is_write_protected:
+        return "write-protected"
+    buffer = RecordBuffer(_LARGEST_FOREIGN_RECORD_BYTES)
+    if is_blank(drive, buffer):
+        return ""
+    drive.rewind()
+    record = bytes(buffer.view[: drive.read_record(buffer.view)])
+    return identify(record) if record else "a tape that begins with a file mark"
 
 
 def match_drives(numbers: Sequence[int], told: Sequence[str | None], options: LibraryOptions) -> dict[str, int]:

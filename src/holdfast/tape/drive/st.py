@@ -48,6 +48,9 @@ POLL_SECONDS = 0.25
 LARGEST_RECORD_BYTES = 2**20
 """Our records are no longer (the label's `record_bytes`); longer ones are passed all the same."""
 
+SMALLEST_BUFFER_BYTES = 256 * 2**10
+"""A drive that takes no records of this size takes none of ours."""
+
 _RESET = ": the drive was reset or switched off, and where the tape stands is unknown"
 _REFUSED = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY})
 _READ_ONLY = frozenset({errno.EACCES, errno.EROFS, errno.EBADF, errno.EPERM})
@@ -373,7 +376,7 @@ class StDrive:
         """Pass the next record or mark: the record's size, None if it is longer than the buffer, 0 for a mark."""
         here = self._known()
         try:
-            count = self._opened().read_into(buffer)
+            count = self._read_into(buffer)
         except OSError as error:
             if error.errno != errno.ENOMEM:
                 raise self._no_read(error) from error
@@ -383,6 +386,17 @@ class StDrive:
         self._position = Position(here.tape_file + 1, 0, here.block + 1) if count == 0 else here.forward(1)
         self._met_end = False
         return count
+
+    def _read_into(self, buffer: memoryview) -> int:
+        """`st` refuses to read more at once than the drive's longest record (EINVAL), and has not moved the tape then."""
+        node = self._opened()
+        while True:
+            try:
+                return node.read_into(buffer)
+            except OSError as error:
+                if error.errno != errno.EINVAL or len(buffer) <= SMALLEST_BUFFER_BYTES:
+                    raise
+            buffer = buffer[: len(buffer) // 2]
 
     def _check_end(self) -> None:
         """Raises `EndOfData` when the status says so: what was read then is no record, and no mark."""

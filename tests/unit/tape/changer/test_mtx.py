@@ -268,6 +268,25 @@ def test_law_5_each_cartridge_is_looked_into_once(library: FakeLibrary, opened: 
         changer.scratch((Side.A,), set())
 
 
+def test_law_5_what_is_on_cartridges_that_are_not_blank_is_told(library: FakeLibrary, opened: Open) -> None:
+    library.tapes["HFA001L6"] = Tape([b"VOL1BACK01 " + b" " * 69, MARK])
+    library.tapes["HFA002L6"] = Tape(is_write_protected=True)
+    library.tapes["HFB001L6"] = Tape([MARK])
+    with pytest.raises(OperatorNeeded) as caught:
+        opened().scratch((Side.A, Side.B), set())
+    assert caught.value.found == "HFA001L6 is a tape with ANSI labels, volume 'BACK01'; HFA002L6 is write-protected"
+
+
+def test_of_many_cartridges_that_are_not_blank_a_few_are_named(library: FakeLibrary, opened: Open) -> None:
+    library.slots = [f"HFA{number:03d}L6" for number in range(1, 8)]
+    library.tapes = {name: Tape([MARK]) for name in library.slots if name}
+    with pytest.raises(OperatorNeeded) as caught:
+        opened().scratch((Side.A,), set())
+    found = caught.value.found or ""
+    assert found.startswith("HFA001L6 is a tape that begins with a file mark; HFA002L6 is")
+    assert found.endswith("; HFA005L6 is a tape that begins with a file mark; and 2 more")
+
+
 def test_looking_into_cartridges_needs_a_free_drive(opened: Open) -> None:
     changer = opened()
     changer.load("HFA001L6", "DRVX")

@@ -38,6 +38,7 @@ class Drive:
     stale_at_end: bool = False  # as tgt does at the end of data
     marks_at_once: bool = True
     erases: bool = True  # MTERASE works
+    largest_bytes: int = 2**23  # the longest record that it says it takes
     slow_opens: int = 0  # so many opens find it not ready
     was_reset: bool = False
     old_kernel: bool = False  # tells nothing after a reset
@@ -104,6 +105,8 @@ class FakeNode:
     def read_into(self, buffer: memoryview) -> int:
         self._call("READ")
         self._check_reset()
+        if len(buffer) > self.drive.largest_bytes:
+            raise fail(errno.EINVAL)
         if self.end >= 2:
             self.end += 1
             if self.end < 5:

@@ -292,6 +292,17 @@ def test_a_record_that_is_too_long_is_passed(kind: Drive) -> None:
     assert read_on(drive, 9) == [b"e", MARK]
 
 
+def test_more_than_the_drive_s_longest_record_is_not_asked_for(kind: Drive) -> None:
+    """As for a tape that may be anybody's: `st` would answer with EINVAL, on a blank one, too."""
+    assert kind.tape is not None
+    kind.largest_bytes = 2**20
+    kind.tape.items = [b"a" * 2**20, MARK]
+    assert read_on(opened(kind), 2**21) == [b"a" * 2**20, MARK]
+    kind.tape.items = []
+    with pytest.raises(EndOfData):
+        opened(replace(kind, is_open=False)).read_record(memoryview(bytearray(2**21)))
+
+
 @pytest.mark.parametrize("synchronous", [False, True])
 def test_a_mark_that_fails_is_a_failure(kind: Drive, synchronous: bool) -> None:
     drive = opened(kind)
