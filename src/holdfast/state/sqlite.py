@@ -146,17 +146,60 @@ class SqliteBackend:
     # -- opening and closing
 
     def _connect(self) -> None:
+        """Open both connections, without waiting for whoever writes, unless the database is still to be made."""
         with self._explained():
-            self._commit_lock.acquire()
-            try:
-                if not self.path.exists():
-                    os.close(durable.create_file(self.path))
-                self._writer = _Looking(self._connection(), self.path)
-                self._prepare(self._writer.connection)
-                self._reader = _Looking(self._connection(), self.path)
-                self._reader.connection.execute("PRAGMA query_only=ON")
-            finally:
-                self._commit_lock.release()
+            if not self._is_made():
+                self._commit_lock.acquire()
+                try:
+                    self._make()
+                finally:
+                    self._commit_lock.release()
+            self._writer = _Looking(self._connection(), self.path)
+            self._reader = _Looking(self._connection(), self.path)
+            self._reader.connection.execute("PRAGMA query_only=ON")
+
+    def _is_made(self) -> bool:
+        if not self.path.exists():
+            return False
+        connection = self._connection()
+        try:
+            return self._format_of(connection) is not None
+        finally:
+            self._open.remove(connection)
+            connection.close()
+
+    def _make(self) -> None:
+        if not self.path.exists():
+            os.close(durable.create_file(self.path))
+        connection = self._connection()
+        mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise StateError(
+                "a store cannot be kept on this file system",
+                place=str(self.path),
+                expected="a local disk on which SQLite has its WAL mode",
+                found=f"journal mode {mode}",
+                hint="name a folder on a local disk",
+            )
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {SCHEMA} "
+            f"INSERT OR IGNORE INTO meta VALUES ('format', '{FORMAT}'), ('syncs', '0'); COMMIT;"
+        )
+
+    def _format_of(self, connection: sqlite3.Connection) -> str | None:
+        """The format of the database, None when it is still empty. Raises `StateError` for one that is not known."""
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            return None
+        (found,) = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() or ("none",)
+        if found != FORMAT:
+            raise StateError(
+                "the store is of another format than this Holdfast knows",
+                place=str(self.path),
+                expected=f"format {FORMAT}",
+                found=f"format {found}",
+                hint="use the Holdfast release that made it, or a newer one: pip install --upgrade holdfast",
+            )
+        return found
 
     def _connection(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
@@ -171,30 +214,6 @@ class SqliteBackend:
         connection.execute("PRAGMA wal_autocheckpoint=0")
         connection.execute("PRAGMA cache_size=-4000")
         return connection
-
-    def _prepare(self, connection: sqlite3.Connection) -> None:
-        mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-        if mode != "wal":
-            raise StateError(
-                "a store cannot be kept on this file system",
-                place=str(self.path),
-                expected="a local disk on which SQLite has its WAL mode",
-                found=f"journal mode {mode}",
-                hint="name a folder on a local disk",
-            )
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {SCHEMA} INSERT OR IGNORE INTO meta VALUES ('format', '{FORMAT}'); COMMIT;"
-            )
-        (found,) = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() or ("none",)
-        if found != FORMAT:
-            raise StateError(
-                "the store is of another format than this Holdfast knows",
-                place=str(self.path),
-                expected=f"format {FORMAT}",
-                found=f"format {found}",
-                hint="use the Holdfast release that made it, or a newer one: pip install --upgrade holdfast",
-            )
 
     def close(self) -> None:
         with _registry_lock:
@@ -394,9 +413,12 @@ class SqliteBackend:
             self._level_is_full = full
 
     def _sync_all(self) -> None:
-        """A commit that is synced carries all before it along: they stand in the same file."""
+        """A commit that is synced carries all before it along: they stand in the same file.
+
+        It must change something: SQLite writes no page that is as it was.
+        """
         self._set_level(full=True)
-        self._writer.connection.execute("UPDATE meta SET value = value WHERE name = 'format'")
+        self._writer.connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'syncs'")
 
     def _fold_if_long(self) -> None:
         """Checkpoint when the WAL is long; readers are not waited for, and it is tried again when it has grown more."""
