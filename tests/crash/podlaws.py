@@ -44,7 +44,9 @@ def check(folder: Path, said: bytes) -> int:
         assert found == list(range(len(found)))
         assert pod["n"] == len(found) >= len(lines)
         kept = {i for i in found if not (i % 3 == 1 and i + 1 < len(found))}
-        assert {key: value for key, value in pod.items() if isinstance(key, int)} == dict.fromkeys(sorted(kept), "x" * 100)
+        assert {key: value for key, value in pod.items() if isinstance(key, int)} == dict.fromkeys(
+            sorted(kept), "x" * 100
+        )
         pod["after"] = len(found)
         pod.sync()
     return len(lines)

@@ -58,7 +58,7 @@ def _check_path(newer: Any, seen: Any, path: Path) -> None:
     for step in path:
         if not _same_kind(newer, seen) or not _has(newer, step):
             raise conflict("the list or dictionary that was to be changed is gone", path)
-        if isinstance(newer, list) and len(newer) != len(seen) and newer[step] != seen[step]:  # pyright: ignore[reportUnknownArgumentType]
+        if _is_list(newer) and len(newer) != len(seen) and newer[step] != seen[step]:
             raise conflict("the list around it has been changed, so that its place is not sure", path)
         newer, seen = newer[step], seen[step]
     if not _same_kind(newer, seen):
@@ -86,6 +86,10 @@ def _item(value: Any, name: Any) -> Any:
 
 def _same_kind(one: Any, other: Any) -> bool:
     return any(isinstance(one, kind) and isinstance(other, kind) for kind in (list, dict))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
 
 
 def _has(value: Any, step: Step) -> bool:

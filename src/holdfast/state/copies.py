@@ -8,6 +8,7 @@ of each: reading it anew brings it up to date in place. How many copies are kept
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -119,7 +120,7 @@ class Copies:
         return list(self._roots.values())
 
     def committed(self, before: Stamp, after: Stamp) -> None:
-        """This process alone has committed between the stamps."""
+        """Between the stamps nobody but this process has committed."""
         if self._stamp == before:
             self._stamp = after
 
@@ -144,5 +145,5 @@ class Copies:
         """The revision of `key` that this thread has read, None when it has not, or has written it since."""
         return self._notes.revs.get(key)
 
-    def noted_among(self, keys: dict[str, str]) -> list[str]:
-        return [key for key in self._notes.revs.keys() & keys.keys()] if self._notes.revs else []
+    def noted_among(self, keys: Mapping[str, str]) -> list[str]:
+        return list(self._notes.revs.keys() & keys.keys()) if self._notes.revs else []

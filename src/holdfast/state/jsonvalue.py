@@ -12,7 +12,8 @@ from typing import Any, TypeAlias, cast
 
 from holdfast.errors import InvalidValue
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Parts: TypeAlias = "dict[object, object] | list[object] | tuple[object, ...]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _CONTAINERS = (dict, list, tuple)
 _SCALARS = {str, int, float, bool, type(None)}
@@ -33,7 +34,7 @@ def dump(value: object) -> str:
     except (TypeError, ValueError) as error:
         raise InvalidValue("a value that JSON does not have", found=str(error)) from error
     if isinstance(value, _CONTAINERS):
-        _check_names(value)
+        _check_names(cast("Parts", value))
     return text
 
 
@@ -47,19 +48,18 @@ def plain(value: Any) -> Any:
     return load(dump(value))
 
 
-def _check_names(value: object) -> None:
+def _check_names(value: Parts) -> None:
     """Two names of a dictionary must not become one: 1 and '1' do in JSON."""
     if isinstance(value, dict):
-        names = cast("dict[object, object]", value)
-        if set(map(type, names)) - _STR_ONLY and len(set(map(_name, names))) != len(names):
-            raise InvalidValue("a dictionary with names that are one in JSON", found=repr(names)[:80])
-        parts: Iterable[object] = names.values()
+        if set(map(type, value)) - _STR_ONLY and len(set(map(_name, value))) != len(value):
+            raise InvalidValue("a dictionary with names that are one in JSON", found=repr(value)[:80])
+        parts: Iterable[object] = value.values()
     else:
-        parts = cast("Iterable[object]", value)
+        parts = value
     if set(map(type, parts)) - _SCALARS:
         for part in parts:
             if isinstance(part, _CONTAINERS):
-                _check_names(part)
+                _check_names(cast("Parts", part))
 
 
 def _name(key: object) -> str:

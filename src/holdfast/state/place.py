@@ -8,8 +8,29 @@ from holdfast import durable
 from holdfast.errors import StateError
 
 NETWORK_FILE_SYSTEMS = frozenset(
-    "9p afs beegfs ceph cifs fuse.ceph fuse.glusterfs fuse.sshfs gfs2 glusterfs gpfs lustre nfs nfs4 ocfs2 orangefs "
-    "panfs pvfs2 smb3 smbfs virtiofs".split()
+    [
+        "9p",
+        "afs",
+        "beegfs",
+        "ceph",
+        "cifs",
+        "fuse.ceph",
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "gfs2",
+        "glusterfs",
+        "gpfs",
+        "lustre",
+        "nfs",
+        "nfs4",
+        "ocfs2",
+        "orangefs",
+        "panfs",
+        "pvfs2",
+        "smb3",
+        "smbfs",
+        "virtiofs",
+    ]
 )
 """What Linux calls file systems that several hosts can write to: SQLite's WAL needs memory that all writers share."""
 

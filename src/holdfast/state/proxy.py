@@ -13,6 +13,8 @@ from holdfast.state.changes import container_at
 from holdfast.state.jsonvalue import plain
 from holdfast.state.keys import Key
 
+_in_place: Any = operator
+
 Edit: TypeAlias = "Callable[[Any], tuple[Any, Any]]"
 """Takes a value; gives what it has become, and what the caller is to get."""
 Editor: TypeAlias = "Callable[[Key, Edit], Any]"
@@ -111,13 +113,13 @@ class Place:
         return f"<place {self._key!r}{''.join(f'[{step!r}]' for step in self._steps)}>"
 
     def __iadd__(self, other: Any) -> Any:
-        return self._replace(lambda here: operator.iadd(here, other))
+        return self._replace(lambda here: _in_place.iadd(here, other))
 
     def __isub__(self, other: Any) -> Any:
         return self._replace(lambda here: here - other)
 
     def __imul__(self, other: Any) -> Any:
-        return self._replace(lambda here: operator.imul(here, other))
+        return self._replace(lambda here: _in_place.imul(here, other))
 
     def __itruediv__(self, other: Any) -> Any:
         return self._replace(lambda here: here / other)
@@ -135,7 +137,7 @@ class Place:
         return self._replace(lambda here: here & other)
 
     def __ior__(self, other: Any) -> Any:
-        return self._replace(lambda here: operator.ior(here, other))
+        return self._replace(lambda here: _in_place.ior(here, other))
 
     def __ixor__(self, other: Any) -> Any:
         return self._replace(lambda here: here ^ other)

@@ -275,8 +275,8 @@ class SqliteBackend:
             with self.transaction(Durability.POWER):
                 self._writer.connection.execute(ENTRY_TABLE.format(store=store))
                 self._writer.connection.execute("INSERT OR IGNORE INTO store (name, kind) VALUES (?, ?)", (store, kind))
-            return self.make_store(store, kind)
-        if found[0] != kind:
+            self.make_store(store, kind)
+        elif found[0] != kind:
             raise StateError(
                 f"this store is a {found[0]}", place=f"{self.path}, store {store!r}", expected=kind, found=found[0]
             )
@@ -470,7 +470,8 @@ class SqliteBackend:
         state, connection = self._state(store), self._writer.connection
         state.rev += 1
         rows = [
-            (seq, key, value, check_sum(key, value), state.rev) for seq, (key, value) in enumerate(group, state.last_seq + 1)
+            (seq, key, value, check_sum(key, value), state.rev)
+            for seq, (key, value) in enumerate(group, state.last_seq + 1)
         ]
         made = connection.executemany(
             f'INSERT INTO "entry_{store}" (seq, key, value, check_sum, rev) VALUES (?, ?, ?, ?, ?) '

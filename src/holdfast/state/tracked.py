@@ -16,7 +16,8 @@ from typing import Any, Protocol, cast
 from holdfast.state.changes import Change, Path
 from holdfast.state.jsonvalue import plain
 
-
+_list: Any = list
+_dict: Any = dict
 NO_STATE = -1
 """The revision of no entry: what is at hand is not what is stored."""
 
@@ -24,8 +25,11 @@ NO_STATE = -1
 class Owner(Protocol):
     """Who keeps a value with parts."""
 
-    def make(self, root: Root, change: Change, locally: Callable[[], Any]) -> Any:
-        """Make the change durable in the stored value; `locally` makes it in the value at hand. What it returns."""
+    def make(self, root: Root, change: Callable[[], Change], locally: Callable[[], Any]) -> Any:
+        """Make the change durable in the stored value; `locally` makes it in the value at hand. What it returns.
+
+        `change` tells it as of now: it is asked when nobody else can change the value at hand.
+        """
         ...
 
 
@@ -65,18 +69,22 @@ def _renew(node: Any, value: Any) -> None:
     """Make `node` equal to the plain `value` of the same kind, keeping the parts that are of the same kind."""
     if isinstance(node, TrackedDict):
         old = dict(node)
-        dict.clear(node)  # so that the order is the new one
+        _dict.clear(node)  # so that the order is the new one
         for name, item in value.items():
-            dict.__setitem__(node, name, _renewed(old.get(name), item, node))
+            _dict.__setitem__(node, name, _renewed(old.get(name), item, node))
     else:
         parts = list(node)
-        list.__setitem__(
-            node, slice(None), [_renewed(parts[i] if i < len(parts) else None, item, node) for i, item in enumerate(value)]
+        _list.__setitem__(
+            node,
+            slice(None),
+            [_renewed(parts[i] if i < len(parts) else None, item, node) for i, item in enumerate(value)],
         )
 
 
 def _renewed(part: Any, item: Any, parent: Any) -> Any:
-    same = (isinstance(part, TrackedDict) and type(item) is dict) or (isinstance(part, TrackedList) and type(item) is list)
+    same = (isinstance(part, TrackedDict) and type(item) is dict) or (
+        isinstance(part, TrackedList) and type(item) is list
+    )
     if not same:
         return wrap(item, parent)
     _renew(part, item)
@@ -95,8 +103,10 @@ def place_of(node: Any) -> tuple[Root, Path] | None:
     return (parent, tuple(reversed(steps))) if parent.value is node else None
 
 
-def _step_to(parent: Any, node: Any) -> Any:
-    items: Iterable[tuple[Any, Any]] = () if parent is None else parent.items() if isinstance(parent, dict) else enumerate(parent)
+def _step_to(parent: TrackedDict | TrackedList | None, node: Any) -> Any:
+    if parent is None:
+        return None
+    items: Iterable[tuple[Any, Any]] = parent.items() if isinstance(parent, TrackedDict) else enumerate(parent)
     return next((step for step, item in items if item is node), None)
 
 
@@ -108,11 +118,12 @@ def _changed(node: Any, method: str, *args: Any, wrapped: tuple[Any, ...] | None
     def locally() -> Any:
         return getattr(base, method)(node, *inside, **keywords)
 
+    def change() -> Change:
+        place = place_of(node)
+        return Change(place[1] if place else (), method, args, keywords)
+
     place = place_of(node)
-    if place is None:
-        return locally()
-    root, path = place
-    return root.owner.make(root, Change(path, method, args, keywords), locally)
+    return locally() if place is None else place[0].owner.make(place[0], change, locally)
 
 
 class TrackedList(list[Any]):
@@ -137,7 +148,7 @@ class TrackedList(list[Any]):
         _changed(self, "insert", index, item, wrapped=(index, wrap(item, self)))
 
     def __setitem__(self, index: Any, item: Any) -> None:
-        if isinstance(index, slice):
+        if type(index) is slice:
             items = plain(list(item))
             _changed(self, "__setitem__", index, items, wrapped=(index, [wrap(part, self) for part in items]))
         elif not _is_same_part(self, index, item):

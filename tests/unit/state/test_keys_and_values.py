@@ -42,7 +42,9 @@ def test_only_equal_keys_have_the_same_text(one: Any, other: Any) -> None:
     assert (key_text(one) == key_text(other)) == (one == other)
 
 
-@pytest.mark.parametrize("key", [None, 1.0, b"a", [1], {"a": 1}, ("a", None), "\ud800", ("\udfff",), HUGE], ids=safe_repr)
+@pytest.mark.parametrize(
+    "key", [None, 1.0, b"a", [1], {"a": 1}, ("a", None), "\ud800", ("\udfff",), HUGE], ids=safe_repr
+)
 def test_other_keys_are_refused(key: Any) -> None:
     with pytest.raises(InvalidKey) as caught:
         key_text(key)

@@ -99,7 +99,7 @@ def test_a_value_that_cannot_be_kept_changes_nothing(pod: POD, value: Any) -> No
     with pytest.raises(InvalidValue):
         pod["a"].append(value)
     with pytest.raises(InvalidKey):
-        pod[None] = 1  # pyright: ignore
+        pod[None] = 1
     assert pod == {"a": [1]}
 
 
@@ -117,7 +117,7 @@ def test_it_is_there_after_opening_again(tmp_path: Path) -> None:
 def test_several_stores_in_one_folder_and_one_transaction(tmp_path: Path) -> None:
     with POD(tmp_path / "s", store="sent") as sent, POD(tmp_path / "s", store="done") as done:
         sent["a"] = 1
-        with pytest.raises(RuntimeError), sent.transaction():
+        with pytest.raises(RuntimeError), sent.transaction():  # noqa: PT012 (what it undoes)
             done["a"] = 2
             del sent["a"]
             raise RuntimeError
@@ -153,20 +153,20 @@ def test_a_change_inside_a_value_is_kept_however_it_is_reached(pod: POD, other: 
 @pytest.mark.parametrize(
     ("change", "after"),
     [
-        (lambda l: l.append([0]), [3, 1, [2], [0]]),
-        (lambda l: l.extend(iter("ab")), [3, 1, [2], "a", "b"]),
-        (lambda l: l.insert(1, (5,)), [3, [5], 1, [2]]),
-        (lambda l: l.pop(), [3, 1]),
-        (lambda l: l.pop(0), [1, [2]]),
-        (lambda l: l.remove(1), [3, [2]]),
-        (lambda l: l.reverse(), [[2], 1, 3]),
-        (lambda l: l.sort(key=str), [1, 3, [2]]),
-        (lambda l: l.clear(), []),
-        (lambda l: l.__setitem__(0, {"a": 1}), [{"a": 1}, 1, [2]]),
-        (lambda l: l.__setitem__(slice(None, None, 2), "xy"), ["x", 1, "y"]),
-        (lambda l: l.__delitem__(slice(0, 2)), [[2]]),
-        (lambda l: l.__imul__(2), [3, 1, [2], 3, 1, [2]]),
-        (lambda l: l[2].append(4), [3, 1, [2, 4]]),
+        (lambda x: x.append([0]), [3, 1, [2], [0]]),
+        (lambda x: x.extend(iter("ab")), [3, 1, [2], "a", "b"]),
+        (lambda x: x.insert(1, (5,)), [3, [5], 1, [2]]),
+        (lambda x: x.pop(), [3, 1]),
+        (lambda x: x.pop(0), [1, [2]]),
+        (lambda x: x.remove(1), [3, [2]]),
+        (lambda x: x.reverse(), [[2], 1, 3]),
+        (lambda x: x.sort(key=str), [1, 3, [2]]),
+        (lambda x: x.clear(), []),
+        (lambda x: x.__setitem__(0, {"a": 1}), [{"a": 1}, 1, [2]]),
+        (lambda x: x.__setitem__(slice(None, None, 2), "xy"), ["x", 1, "y"]),
+        (lambda x: x.__delitem__(slice(0, 2)), [[2]]),
+        (lambda x: x.__imul__(2), [3, 1, [2], 3, 1, [2]]),
+        (lambda x: x[2].append(4), [3, 1, [2, 4]]),
     ],
 )
 def test_every_way_to_change_a_list(pod: POD, other: POD, change: Any, after: list[Any]) -> None:
@@ -334,7 +334,7 @@ def test_a_change_that_rests_on_what_is_gone_is_a_conflict(pod: POD, other: POD,
 def test_a_transaction_is_whole_or_not_at_all(pod: POD, other: POD) -> None:
     pod.update(a=1, l=[1])
     alias = pod["l"]
-    with pytest.raises(RuntimeError), pod.transaction():
+    with pytest.raises(RuntimeError), pod.transaction():  # noqa: PT012 (what it undoes)
         pod["a"] += 1
         alias.append(2)
         pod["b"] = 3
@@ -343,7 +343,7 @@ def test_a_transaction_is_whole_or_not_at_all(pod: POD, other: POD) -> None:
     assert (alias, pod, other) == ([1], {"a": 1, "l": [1]}, {"a": 1, "l": [1]})
     with pod.transaction():
         pod["a"] += 1
-        with pytest.raises(RuntimeError), pod.transaction():
+        with pytest.raises(RuntimeError), pod.transaction():  # noqa: PT012 (what it undoes)
             alias.append(3)
             pod["a"] += 100
             raise RuntimeError

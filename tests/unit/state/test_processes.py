@@ -70,7 +70,7 @@ def test_threads_of_one_handle(tmp_path: Path) -> None:
                     pod[number, i] = [i]
                     assert pod[number, i] == [i]
                     assert len(pod["list"]) >= i
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 (told below)
                 problems.append(error)
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -136,7 +136,7 @@ def in_child(act: Callable[[], None]) -> int:
     if child == 0:
         try:
             act()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (told by its status)
             os._exit(1)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
