@@ -8,7 +8,7 @@ of each: reading it anew brings it up to date in place. How many copies are kept
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -32,10 +32,15 @@ class _Copy:
 
 
 class _Notes(threading.local):
-    """Revisions that this thread has read and not written since, by key; the oldest first."""
+    """Revisions that this thread has read and not written since, by key; the oldest first.
+
+    `read` and `written` are what its transaction, if it is in one, has noted and taken out.
+    """
 
     def __init__(self) -> None:
         self.revs: dict[str, int] = {}
+        self.read: set[str] | None = None
+        self.written: dict[str, int] = {}
 
 
 class Copies:
@@ -73,6 +78,10 @@ class Copies:
         if keep:
             self._keep(row.key, row.rev, held)
         return held.value if type(held) is Root else held
+
+    def renew(self, row: Row) -> None:
+        """Bring a list or dictionary that is in use up to date; that is no reading."""
+        self._held(row)
 
     def _held(self, row: Row) -> Any:
         """A root for a value with parts, the value itself for others."""
@@ -119,10 +128,35 @@ class Copies:
         """Every list or dictionary that is in use."""
         return list(self._roots.values())
 
+    # -- transactions of this thread
+
+    def joined(self) -> None:
+        """From now on this thread is in a transaction."""
+        if self._notes.read is None:
+            self._notes.read = set()
+
     def committed(self, before: Stamp, after: Stamp) -> None:
-        """Between the stamps nobody but this process has committed."""
+        """The transaction is done; between the stamps nobody but this process has committed."""
+        self._notes.read = None
+        self._notes.written.clear()
         if self._stamp == before:
             self._stamp = after
+
+    def rolled_back(self, rev_of: Callable[[str], int]) -> None:
+        """The transaction, or an inner one, came to nothing: what was read before it counts as read again.
+
+        `rev_of` tells the revision of an entry as it stands now, `NO_STATE` where there is none.
+        """
+        self._copies.clear()
+        notes = self._notes
+        notes.revs.update({key: rev for key, rev in notes.written.items() if rev_of(key) == rev})
+        for key in [key for key in notes.read or () if key in notes.revs and rev_of(key) != notes.revs[key]]:
+            del notes.revs[key]
+
+    def left(self) -> None:
+        """From now on this thread is in none."""
+        self._notes.read = None
+        self._notes.written.clear()
 
     def forget(self) -> None:
         """Believe nothing; lists and dictionaries in use are brought up to date by `take`."""
@@ -132,14 +166,19 @@ class Copies:
     # -- what this thread has seen
 
     def note(self, key: str, rev: int) -> None:
-        revs = self._notes.revs
+        notes = self._notes
+        revs = notes.revs
         revs.pop(key, None)
         revs[key] = rev
+        if notes.read is not None:
+            notes.read.add(key)
         if len(revs) > NOTES:
             del revs[next(iter(revs))]
 
     def forget_note(self, key: str) -> None:
-        self._notes.revs.pop(key, None)
+        rev = self._notes.revs.pop(key, None)
+        if rev is not None:
+            self._notes.written.setdefault(key, rev)
 
     def noted(self, key: str) -> int | None:
         """The revision of `key` that this thread has read, None when it has not, or has written it since."""

@@ -103,6 +103,7 @@ class Handle:
         backend = self._use()
         with backend.transaction(asked), self._paused():
             backend.join(self, asked)
+            self._copies.joined()
             yield self
         if not backend.inside():
             self._dirty = {} if asked is Durability.POWER else self._dirty
@@ -132,6 +133,7 @@ class Handle:
 
     def _join(self, backend: Backend) -> None:
         backend.join(self, self.durability)
+        self._copies.joined()
 
     def committed(self, before: Stamp, after: Stamp) -> None:
         """Told by the backend."""
@@ -140,13 +142,19 @@ class Handle:
     def rolled_back(self) -> None:
         """Told by the backend: whoever holds a list or dictionary sees again what is stored."""
         backend = self._use()
+
+        def rev_of(key: str) -> int:
+            row = backend.get(self._store, key)
+            return NO_STATE if row is None else row.rev
+
         with backend.mutex:
-            self._copies.forget()
+            self._copies.rolled_back(rev_of)
             for root in self._copies.roots():
                 root.rev = NO_STATE
                 if (row := backend.get(self._store, root.key)) is not None:
-                    self._copies.take(row)
-            self._copies.forget()
+                    self._copies.renew(row)
+            if not backend.inside():
+                self._copies.left()
 
     def _check_unchanged(self, backend: Backend, text: str) -> None:
         """Raise `ConflictError` when this thread has read the entry and somebody else has changed it since."""

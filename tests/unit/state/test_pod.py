@@ -352,6 +352,38 @@ def test_a_transaction_is_whole_or_not_at_all(pod: POD, other: POD) -> None:
     assert (other["a"], other["l"]) == (2, [1, 4])
 
 
+def test_a_conflict_about_one_entry_forgets_nothing_of_the_others(pod: POD, other: POD) -> None:
+    pod.update(a=1, b=1, c=1)
+    a, b = pod["a"], pod["b"]
+    other.update(a=2, b=2)
+    with pytest.raises(ConflictError):
+        pod["a"] = a + 1
+    with pytest.raises(ConflictError):
+        pod["b"] = b + 1
+
+
+def test_what_a_transaction_undid_was_never_written(pod: POD, other: POD) -> None:
+    pod.update(a=1, b=1)
+    a = pod["a"]
+    with pytest.raises(RuntimeError), pod.transaction():  # noqa: PT012 (what it undoes)
+        pod["a"] = a + 1
+        pod["b"] = 5
+        assert pod["b"] == 5
+        raise RuntimeError
+    other["a"] = 7
+    with pytest.raises(ConflictError):
+        pod["a"] = a + 1
+    other["b"] = 6
+    pod["b"] = 7  # the reading of what was never written counts for nothing
+    with pod.transaction():
+        pod["a"] = 8
+        with pytest.raises(RuntimeError), pod.transaction():  # noqa: PT012 (what it undoes)
+            pod["a"] = 9
+            raise RuntimeError
+        pod["a"] += 1
+    assert other == {"a": 9, "b": 7}
+
+
 def test_counting_up(pod: POD) -> None:
     assert (pod.incr("n"), pod.incr("n", 5), pod.incr("f", 0.5, default=1)) == (1, 6, 1.5)
     pod["t"] = "text"
