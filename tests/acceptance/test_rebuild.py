@@ -248,7 +248,8 @@ def test_catalogs_that_are_damaged_on_both_sides_are_no_loss_of_files(
     first = archived(night)  # neither side ends as its journal says; each is looked at in both drives
     assert first.exit_code() == EXIT_DATA_AT_RISK
     again = archived(night)  # all is written on another pair
-    assert (again.exit_code(), again.unproven) == (0, []), again.errors
+    assert (again.errors, again.unproven) == ([], [])
+    assert (again.exit_code(), again.gone_unproven) == (1, ['night/tab\\tquote"\\''])  # only the fenced pair has it
     assert {"HF0001L8", "HF0002L8"}.isdisjoint(again.written_on)
     with Catalog(open_vault(vault).catalog_path) as catalog, catalog.reading() as connection:
         assert [source.root for source in files.all_sources(connection)] == [os.fsencode(night)]

@@ -66,6 +66,11 @@ def test_a_blank_tape_and_one_that_begins_with_a_mark(drive: VirtualDrive) -> No
     assert look_at(drive).words == "a blank tape"
     drive.rewind()
     drive.write_file_mark(synchronous=True)
+    assert look_at(drive).words == "a blank tape"  # as some drives erase
+    drive.rewind()
+    drive.write_file_mark(synchronous=True)
+    drive.write_record(memoryview(b"somebody's"))
+    drive.write_file_mark(synchronous=True)
     assert look_at(drive).words == "a tape that begins with a file mark"
     drive.close()
 

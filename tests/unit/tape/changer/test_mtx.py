@@ -279,7 +279,7 @@ def test_law_5_what_is_on_cartridges_that_are_not_blank_is_told(library: FakeLib
 
 def test_of_many_cartridges_that_are_not_blank_a_few_are_named(library: FakeLibrary, opened: Open) -> None:
     library.slots = [f"HFA{number:03d}L6" for number in range(1, 8)]
-    library.tapes = {name: Tape([MARK]) for name in library.slots if name}
+    library.tapes = {name: Tape([MARK, b"somebody's", MARK]) for name in library.slots if name}
     with pytest.raises(OperatorNeeded) as caught:
         opened().scratch((Side.A,), set())
     found = caught.value.found or ""
