@@ -518,7 +518,7 @@ def test_law_6_resume_is_running_again_wherever_a_rebuild_was_killed(
     shutil.copytree(start, vault)
     total = count_events(argv, vault)
     assert total > 20
-    for turn, number in enumerate(range(1, total, total // 10)):
+    for turn, number in enumerate(range(1, total, total // 6)):
         shutil.rmtree(vault)
         shutil.copytree(start, vault)
         outcome = run_killed_at(argv, number, vault)
