@@ -373,3 +373,48 @@ def test_law_6_a_kill_while_a_session_is_taken_over_leaves_one_version_of_a_path
     report = restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape"))
     assert report.exit_code() == 0, report.errors
     assert differences(night, tmp_path / "back" / "night") == []
+
+
+@pytest.mark.parametrize("case", ["killed while it was taken over", "the older catalog knew the versions"])
+def test_law_5_never_overwrite_objects_behind_sides_of_which_one_journal_lags(
+    tmp_path: Path, vault: Path, night: Path, archived: Archive, case: str
+) -> None:
+    """To bring the side whose journal lags to the same end would write over what stands behind."""
+    archived(night)
+    write(night, "second")
+    _killed_at_journal_line(vault, night, 2)
+    assert len(committed(vault, BARCODES[0])) == len(committed(vault, BARCODES[1])) + 1
+    write(night, "third")
+    if case == "the older catalog knew the versions":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pairs, "prepare", _killed)
+            with pytest.raises(Killed):
+                archived(night)
+    save(vault)
+    archive_without_catalogs(vault, night)
+    before = tape_files(vault)
+    put_back(vault)
+    if case == "killed while it was taken over":
+        _killed_at_journal_line(vault, night, 1)
+    write(night, "later")
+    report = archived(night)
+    assert (report.exit_code(), report.unproven) == (0, []), report.errors
+    check_untouched(before)
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+def _killed_at_journal_line(vault: Path, night: Path, number: int) -> None:
+    """The process ends before a commit is told to a journal."""
+    whole = CartridgeJournal.committed
+    left = [number]
+
+    def counted(self: CartridgeJournal, tape_files: Sequence[Committed], at_ns: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+        whole(self, tape_files, at_ns)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CartridgeJournal, "committed", counted)
+        with pytest.raises(Killed):
+            archive(vault, ArchiveRequest(paths=(night,)))

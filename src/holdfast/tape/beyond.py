@@ -46,7 +46,7 @@ def adopt_beyond(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffe
         _demand_nothing_lost(mounted, _objects_behind(library, mounted, buffer))
         return True
     sides = _objects_behind(library, mounted, buffer)
-    if any(item.is_lost for side in sides for item in side):
+    if any(item.is_lost for side in sides for item in side) or _are_alike_behind_other_ends(library, mounted, sides):
         _take_objects(library, mounted)
         _demand_nothing_lost(mounted, _objects_behind(library, mounted, buffer))
         return True
@@ -54,6 +54,17 @@ def adopt_beyond(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffe
 
 
 # -- what is there
+
+
+def _are_alike_behind_other_ends(
+    library: TapeLibrary, mounted: MountedPair, sides: Sequence[Sequence[Leftover]]
+) -> bool:
+    """Whether both sides have the next object whole and alike, and one side's journal does not come to its begin.
+
+    To bring that side to the same end first would write over it.
+    """
+    ends = {library.state(cartridge.barcode).committed[-1].tape_file for cartridge in mounted.cartridges}
+    return len(ends) > 1 and count_alike(sides[0], sides[1], max(ends) + 1) > 0
 
 
 def _behind(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> list[list[SeenFile]]:

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from holdfast.catalog import Catalog, adopting
+from holdfast.catalog import Catalog, adopting, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape.drive import EndOfData, TapeDrive
 from holdfast.tape.journal import Committed
@@ -28,7 +28,8 @@ from holdfast.tape.survey import SeenFile
 class Leftover:
     """An object behind the last commit, read in full. `problem`: why it is not whole.
 
-    `is_lost`: it names versions that the catalog does not know, and was written to its end.
+    `is_lost`: it names versions that the catalog does not know, and was written to its end; or the catalog knows it as
+    committed, as a run was killed while it took it over, before it told the journals.
     """
 
     seen: SeenFile
@@ -84,7 +85,9 @@ def _read(catalog: Catalog, drive: TapeDrive, buffer: RecordBuffer, item: SeenFi
         problem = error
     versions |= {member.header.version_id for member in members if member.header.version_id is not None}
     with catalog.reading() as connection:
-        is_lost = not is_cut_short and bool(adopting.unknown_ids(connection, sorted(versions)))
+        is_lost = tapes.is_object_known(connection, object_id) or (
+            not is_cut_short and bool(adopting.unknown_ids(connection, sorted(versions)))
+        )
     return Leftover(item, object_id, blake3, is_lost, problem)
 
 
