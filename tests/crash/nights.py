@@ -19,7 +19,7 @@ from tests.crash.sources import facts_of
 from tests.crash.tapelaws import check_committed, check_proofs, check_restored, check_told
 
 from holdfast.config import InitOptions, init_vault
-from holdfast.errors import HoldfastError
+from holdfast.errors import EXIT_OPERATOR, HoldfastError
 from holdfast.journey import ArchiveRequest, archive
 from holdfast.reports import ArchiveReport
 from holdfast.tape.drive.timing import LTO_6
@@ -53,6 +53,7 @@ class Nights:
         self._files: list[Path] = []
         self._before: OnTape = {}
         self._night = 0
+        self._is_operator_called = False
         init_vault(self.vault, OPTIONS)
         self.source.mkdir()
 
@@ -69,11 +70,16 @@ class Nights:
             raise
 
     def end(self) -> None:
-        """Nothing fails any more: one run, and everything is proven and comes back."""
+        """Nothing fails any more: one run, and everything is proven and comes back.
+
+        Where too many cartridges failed one after the other, that run says so, and a person looks at the drives first.
+        """
         self.troubles.quiet()
         self._night += 1
         self._change_source()
         report = self._run()
+        if self._is_operator_called:
+            report = self._run()
         story = "\n".join(self.story[-12:])
         demand(report is not None and report.exit_code() == 0, "law 6", f"the last run was not done:\n{story}")
         for origin in ("tape", "store"):
@@ -112,7 +118,9 @@ class Nights:
         report, ending = None, ""
         try:
             with self._library():
-                report = archive(self.vault, ArchiveRequest(paths=(self.source,)))
+                request = ArchiveRequest(paths=(self.source,), replace_again=self._is_operator_called)
+                report = archive(self.vault, request)
+            self._is_operator_called = report.exit_code() == EXIT_OPERATOR
             check_told(report.errors)
             ending = f"exit code {report.exit_code()}"
         except HoldfastError as error:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from holdfast.catalog import Catalog, adopting, tapes
-from holdfast.errors import HoldfastError, IntegrityError, MediaError
-from holdfast.tape.drive import EndOfData, TapeDrive
+from holdfast.errors import HoldfastError, MediaError
+from holdfast.tape.drive import TapeDrive
 from holdfast.tape.journal import Committed
 from holdfast.tape.layout import MemberHeader
-from holdfast.tape.reader import ReadMember, first_problem, member_digests
-from holdfast.tape.scan import RecordBuffer, read_tape_file
+from holdfast.tape.reader import ReadMember, TarReader, first_problem, member_digests
+from holdfast.tape.scan import RecordBuffer, read_again_if_needed, read_tape_file
 from holdfast.tape.survey import SeenFile
 
 
@@ -71,24 +71,23 @@ def count_alike(one: Sequence[Leftover], other: Sequence[Leftover], first: int) 
 def _read(catalog: Catalog, drive: TapeDrive, buffer: RecordBuffer, item: SeenFile, object_id: uuid.UUID) -> Leftover:
     versions: set[uuid.UUID] = set()
     members: list[ReadMember] = []
-    blake3, is_cut_short = b"", False
-    problem: HoldfastError | None = None
-    try:
+    readers: list[TarReader] = []
+
+    def read() -> HoldfastError | None:
+        members.clear()
         drive.locate(item.begin)
-        on_data = _collector(versions)
-        reader = read_tape_file(drive, buffer, on_member=members.append, on_data=on_data)
-        blake3, is_cut_short = reader.blake3(), reader.is_cut_short
-        problem = first_problem(reader, member_digests(members))
-    except EndOfData:
-        problem, is_cut_short = IntegrityError("end of data"), True
-    except MediaError as error:
-        problem = error
+        readers.append(read_tape_file(drive, buffer, on_member=members.append, on_data=_collector(versions)))
+        return first_problem(readers[0], member_digests(members))
+
+    problem = read_again_if_needed(drive, read)
+    reader = readers[0] if readers else None
+    is_cut_short = reader.is_cut_short if reader is not None else not isinstance(problem, MediaError)
     versions |= {member.header.version_id for member in members if member.header.version_id is not None}
     with catalog.reading() as connection:
         is_lost = tapes.is_object_known(connection, object_id) or (
             not is_cut_short and bool(adopting.unknown_ids(connection, sorted(versions)))
         )
-    return Leftover(item, object_id, blake3, is_lost, problem)
+    return Leftover(item, object_id, reader.blake3() if reader is not None else b"", is_lost, problem)
 
 
 def _collector(versions: set[uuid.UUID]) -> Callable[[MemberHeader, memoryview], None]:

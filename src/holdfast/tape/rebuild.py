@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -35,7 +36,7 @@ from holdfast.tape.layout import MemberHeader
 from holdfast.tape.library import TapeLibrary
 from holdfast.tape.piecing import LOST, SeenSide, believed, piece_together
 from holdfast.tape.reader import ReadMember, first_problem, member_digests
-from holdfast.tape.scan import RecordBuffer, read_tape_file
+from holdfast.tape.scan import RecordBuffer, read_again_if_needed, read_tape_file
 from holdfast.tape.sessioncatalog import CatalogLine, ObjectTold, SessionCatalog, open_catalog, spool_catalog
 from holdfast.tape.survey import SeenFile, survey
 from holdfast.values import Side
@@ -290,21 +291,21 @@ class _PairTaker:
 
     def _read_catalog(self, side: _Side, item: SeenFile, session_id: uuid.UUID) -> None:
         path = self._scratch_path(f"rebuild-{side.barcode}-{item.number}.gz")
-        problem: HoldfastError | None
-        try:
-            side.drive.locate(item.begin)
-            reader, problem = spool_catalog(side.drive, self._buffer, path, self._progress)
-            if problem is None:
-                side.seen.whole[item.number] = reader.blake3()
-                self._keep_catalog(item, session_id, path)
-            elif reader.is_cut_short:
-                side.seen.unfinished.add(item.number)
-        except (MediaError, IntegrityError, EndOfData) as error:
-            problem = error if isinstance(error, HoldfastError) else IntegrityError("end of data")
+        problem = read_again_if_needed(side.drive, lambda: self._spool(side, item, session_id, path))
         if problem is not None:
             self._report("a catalog cannot be read", side.place(item.number), problem)
         if self._newest is None or self._newest[1].path != path:
             path.unlink(missing_ok=True)
+
+    def _spool(self, side: _Side, item: SeenFile, session_id: uuid.UUID, path: Path) -> HoldfastError | None:
+        side.drive.locate(item.begin)
+        reader, problem = spool_catalog(side.drive, self._buffer, path, self._progress)
+        if problem is None:
+            side.seen.whole[item.number] = reader.blake3()
+            self._keep_catalog(item, session_id, path)
+        elif reader.is_cut_short:
+            side.seen.unfinished.add(item.number)
+        return problem
 
     def _keep_catalog(self, item: SeenFile, session_id: uuid.UUID, path: Path) -> None:
         """One whole copy of each session's catalog is enough, of the newest session to the end."""
@@ -327,7 +328,7 @@ class _PairTaker:
         for side, item in here:
             if item.name is None or item.name.kind != "object" or self._is_settled(number, item.name.id):
                 continue
-            problem = self._scan_on(side, item, item.name.id)
+            problem = read_again_if_needed(side.drive, partial(self._scan_on, side, item, item.name.id))
             if problem is None:
                 break
             problems.append((side, problem))
@@ -343,22 +344,17 @@ class _PairTaker:
 
     def _scan_on(self, side: _Side, item: SeenFile, object_id: uuid.UUID) -> HoldfastError | None:
         members: list[ReadMember] = []
-        try:
-            side.drive.locate(item.begin)
-            reader = read_tape_file(side.drive, self._buffer, on_member=members.append, on_bytes=self._progress)
-            listed = reader.manifest_digests() if reader.problem is None else {}
-            problem = first_problem(reader, member_digests(members))
-            if problem is not None:
-                return problem
-            told = ObjectTold(object_id, item.number, item.first_block, reader.size_bytes, reader.blake3())
-            path = self._scratch_path(f"rebuild-object-{item.number}.gz")
-            with gzip.open(path, "wb", compresslevel=1) as file:
-                for line in lines_of_object(told, members, listed, self._label.vault_id):
-                    file.write(line + b"\n")
-        except (MediaError, IntegrityError) as error:
-            return error
-        except EndOfData:
-            return IntegrityError("end of data")
+        side.drive.locate(item.begin)
+        reader = read_tape_file(side.drive, self._buffer, on_member=members.append, on_bytes=self._progress)
+        listed = reader.manifest_digests() if reader.problem is None else {}
+        problem = first_problem(reader, member_digests(members))
+        if problem is not None:
+            return problem
+        told = ObjectTold(object_id, item.number, item.first_block, reader.size_bytes, reader.blake3())
+        path = self._scratch_path(f"rebuild-object-{item.number}.gz")
+        with gzip.open(path, "wb", compresslevel=1) as file:
+            for line in lines_of_object(told, members, listed, self._label.vault_id):
+                file.write(line + b"\n")
         side.seen.whole[item.number] = told.blake3
         self._scanned[item.number] = told, path
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 
-from holdfast.errors import MediaError
+from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape.drive import EndOfData, TapeDrive
 from holdfast.tape.layout import MemberHeader
 from holdfast.tape.reader import ReadMember, TarReader
@@ -88,3 +88,22 @@ def read_label_volume(drive: TapeDrive, buffer: RecordBuffer) -> bytes | None:
     if not volume:
         raise ForeignTape("the tape holds data that Holdfast did not write")
     return bytes(volume)
+
+
+def read_again_if_needed(drive: TapeDrive, read: Callable[[], HoldfastError | None]) -> HoldfastError | None:
+    """What `read` finds wrong with a tape file, None for nothing. What a drive fails with once is tried again.
+
+    Raises `MediaError` when the drive cannot even rewind: one that died says nothing about the tape.
+    """
+    failed: MediaError | None = None
+    for _ in range(2):
+        try:
+            return read()
+        except MediaError as error:
+            failed = error
+            drive.rewind()
+        except IntegrityError as error:
+            return error
+        except EndOfData:
+            return IntegrityError("end of data")
+    return failed
