@@ -245,7 +245,7 @@ def _refuse_volume(library: TapeLibrary, barcode: str, found: Found) -> None:
     if found.label is not None:
         is_ours = found.label.vault_id == library.settings.id or found.label.volume_id in volumes
     else:
-        is_ours = any(str(volume).encode() in found.begin for volume in volumes)
+        is_ours = any(str(known).encode() in found.begin for known in {*volumes, library.settings.id})
     if is_ours:
         raise UsageError(
             "a cartridge that this vault wrote is never erased",

@@ -185,12 +185,20 @@ def _is_time_to_write(vault: Vault, library: TapeLibrary, report: ArchiveReport,
     wanted_bytes = vault.settings.tape.start_bytes
     if staged_bytes >= wanted_bytes or not is_anything_unwritten(library):
         return True
-    pairs = [pair for pair in library.pairs() if pair.state != "fenced"]
-    if any(not is_whole(library, pair) or wants_verifying(library, pair) for pair in pairs):
+    if _is_anything_begun(library):
         return True
     report.staged_bytes, report.wanted_bytes = staged_bytes, wanted_bytes
     watch.say(f"staged {show_bytes(staged_bytes)} of the {show_bytes(wanted_bytes)} at which the drives start")
     return False
+
+
+def _is_anything_begun(library: TapeLibrary) -> bool:
+    """Whether a pair is not whole, or not proven; or its journal, catalog and tapes disagree, which the dump will tell."""
+    pairs = [pair for pair in library.pairs() if pair.state != "fenced"]
+    try:
+        return any(not is_whole(library, pair) or wants_verifying(library, pair) for pair in pairs)
+    except STOPS_A_PAIR:
+        return True
 
 
 def _make_proven(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> None:

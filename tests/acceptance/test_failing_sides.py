@@ -478,6 +478,27 @@ def test_law_4_a_drive_that_reads_other_bytes_speaks_against_no_cartridge(
     check_all_is_well(vault, night, tmp_path / "back")
 
 
+def test_law_4_a_drive_that_writes_well_and_cannot_read_speaks_against_no_cartridge(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    """Each side is read in both drives, and the good one reads both."""
+    run(vault, night)
+    whole = VirtualDrive.read_record
+
+    def read_record(self: VirtualDrive, buffer: memoryview) -> int:
+        if self.serial == "VDRIVE-1" and self.tell().tape_file > 0:
+            raise MediaError("a dirty head", place=self.barcode, hint="clean the drive")
+        return whole(self, buffer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VirtualDrive, "read_record", read_record)
+        assert verify(vault, (), everything=True).exit_code() != 0
+        run(vault, night)
+    assert cartridges(vault) == {"HF0001L8": None, "HF0002L8": None}
+    assert run(vault, night).exit_code() == 0
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
 def test_a_twin_that_rotted_unseen_is_found_before_the_other_side_is_given_up(
     vault: Path, night: Path, tmp_path: Path
 ) -> None:

@@ -36,7 +36,7 @@ RESULT_BYTES = 64 * 2**20
 NO_RESULT = 98
 NIGHT = "night"
 TESTS = """\
-export PYTHONPATH=/job/site:/job/src HOLDFAST_TAPE_LIBRARY=emulated PYTHONDONTWRITEBYTECODE=1 HOLDFAST_NIGHT={night}
+export CI={ci} PYTHONPATH=/job/site:/job/src HOLDFAST_TAPE_LIBRARY=emulated PYTHONDONTWRITEBYTECODE=1 HOLDFAST_NIGHT={night}
 exec python3 -m pytest -p no:cacheprovider --junitxml=/result/tests.xml -m integration tests/integration/tape {words}
 """
 
@@ -178,7 +178,7 @@ def main() -> int:
     check_python()
     subprocess.run([HERE / "build-image", cache_folder()], check=True)
     place = f"/job/{NIGHT}/{night.name}" if night else ""
-    tests = TESTS.format(words=shlex.join(words), night=shlex.quote(place))
+    tests = TESTS.format(ci=shlex.quote(os.environ.get("CI", "")), words=shlex.join(words), night=shlex.quote(place))
     script = options.script.read_text() if options.script else tests
     shape = emulation.Shape(drives=options.drives)
     return run(script, night, shape, options.result, options.seconds, options.memory_mb)

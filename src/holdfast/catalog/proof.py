@@ -41,6 +41,7 @@ from holdfast.catalog.schema import (
     evidence,
     member,
     meta,
+    segment,
     session,
     source,
     tape_file,
@@ -141,6 +142,19 @@ def evidence_of_object(connection: Connection, object_id: uuid.UUID) -> list[Evi
     """Every reading of an object's copies, oldest first."""
     query = _select_evidence().where(tape_object.c.uuid == object_id.bytes).order_by(evidence.c.id)
     return [_evidence_from(row) for row in connection.execute(query)]
+
+
+def drives_that_misread(connection: Connection, barcode: str) -> dict[int, set[str]]:
+    """By tape file, the drives that read something else on a cartridge since it was last read as it was written."""
+    query = select(evidence.c.tape_file, evidence.c.drive, evidence.c.matched)
+    query = query.join(cartridge, cartridge.c.id == evidence.c.cartridge_id).where(cartridge.c.barcode == barcode)
+    found: dict[int, set[str]] = {}
+    for number, drive, matched in connection.execute(query.order_by(evidence.c.id)):
+        if matched:
+            found.pop(number, None)
+        else:
+            found.setdefault(number, set()).add(drive)
+    return found
 
 
 def evidence_to_travel(connection: Connection) -> list[Evidence]:
@@ -281,7 +295,10 @@ def count_proven(connection: Connection) -> dict[str, int]:
 
 
 def _is_gone_and_unproven() -> Any:
-    """Nothing proven holds the bytes, and the source has them no more. Bytes that were never read are nobody's loss."""
+    """Neither anything proven nor the block store holds the bytes, and the source has them no more.
+
+    Bytes that were never read are nobody's loss.
+    """
     proven = select(_proven_objects().c.object_id)
     # a set that is made once: a hundred thousand versions may have the same content
     held = select(member.c.content_id).where(
@@ -293,6 +310,7 @@ def _is_gone_and_unproven() -> Any:
         version.c.content_id.is_not(None),
         version.c.size_bytes > 0,
         version.c.content_id.not_in(held),
+        version.c.content_id.not_in(select(segment.c.content_id)),
     )
 
 

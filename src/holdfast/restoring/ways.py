@@ -155,7 +155,8 @@ class Ways:
         """The copies of a content, best first; those on cartridges that are no side of a pair any more are the last."""
         with self._catalog.reading() as connection:
             found = tapes.tape_places(connection, content, limit=limit)
-        return sorted(found, key=self._is_replaced)
+        known = [place for place in found if place.barcode in self._at]  # an archive may be writing meanwhile
+        return sorted(known, key=self._is_replaced)
 
     def _is_replaced(self, place: TapePlace) -> bool:
         return self.turns[self._at[place.barcode][0]].replaced

@@ -120,10 +120,13 @@ class PairsToWrite:
         return self._got_round + good, bad + self._no_more
 
     def _choose(self) -> Pair | None:
-        broken = next((pair for pair in self._pairs() if self._is_broken(pair)), None)
-        if broken is not None:
-            # one that stays broken says that a drive ruins cartridges: it must not get at new ones
-            return broken if self._visits[broken.id] < VISITS else None
+        for pair in self._pairs():
+            if self._is_broken(pair):
+                if self._visits[pair.id] < VISITS:
+                    return pair
+                # one that stays broken may say that a drive ruins cartridges: it must not get at new ones
+                self._given_up.add(pair.id)
+                self._spares_cartridges = True
         if not is_anything_unwritten(self._library):
             return None
         pairs = self._pairs()

@@ -92,13 +92,20 @@ def _misread_files(library: TapeLibrary, cartridge: Cartridge) -> set[int]:
         return proof.mismatched_tape_files(connection, cartridge.barcode) & unproven
 
 
+def _misread_in_two_drives(library: TapeLibrary, cartridge: Cartridge) -> set[int]:
+    """Misread tape files of which two drives say so since they were last read well: one drive alone may be dirty."""
+    with library.catalog.reading() as connection:
+        drives = proof.drives_that_misread(connection, cartridge.barcode)
+    return {number for number in _misread_files(library, cartridge) if len(drives.get(number, ())) > 1}
+
+
 def fence_unreadable(library: TapeLibrary, pair: Pair) -> MediaError | None:
     """After a verification: fence a side that was read back with other bytes, if its twin is proven whole.
 
     Returns what was fenced and why; None when there is nothing to do, or no twin that it could be made from again.
     """
     for cartridge, twin in zip(pair.cartridges, reversed(pair.cartridges), strict=True):
-        bad = _misread_files(library, cartridge)
+        bad = _misread_in_two_drives(library, cartridge)
         if bad and not cartridge.fenced and not twin.fenced and not unproven_files(library, twin):
             return library.fence(cartridge.barcode, _not_as_written(cartridge, min(bad)))
     return None

@@ -404,6 +404,8 @@ class MtxChanger:
             drive = self._free_drive()
             try:
                 held = _what_it_holds(self.load(barcode, drive))
+            except MediaError as error:
+                held = f"not to be read ({error.found or error.message})"  # the next one may be good
             finally:
                 self.unload(drive)
             self._looked_into[barcode] = held
