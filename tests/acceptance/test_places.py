@@ -23,6 +23,7 @@ from holdfast.tape.drive.virtual import data_path
 from holdfast.tape.journal import CartridgeJournal, Committed
 from holdfast.tape.writing import NoRoomLeft
 from holdfast.testing import flip_bit
+from holdfast.testing.tapefaults import TapeFault, Trouble, Troubles, faulty_library
 
 BARCODES = ("HF0001L8", "HF0002L8")
 KNOWLEDGE = ("catalog", "journals", "packs")
@@ -373,6 +374,33 @@ def test_law_6_a_kill_while_a_session_is_taken_over_leaves_one_version_of_a_path
     report = restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape"))
     assert report.exit_code() == 0, report.errors
     assert differences(night, tmp_path / "back" / "night") == []
+
+
+def test_law_5_never_overwrite_objects_behind_a_catalog_of_which_one_journal_knows_the_first_copy_only(
+    tmp_path: Path, vault: Path, night: Path, archived: Archive
+) -> None:
+    """Side B failed amid the catalogs, and the run was killed while it was caught up from side A."""
+    archived(night)
+    write(night, "before")
+    fault = TapeFault(Trouble.WRITE_ERROR, drive="VDRIVE-1", operation="write_file_mark", nth=2)
+    with faulty_library(Troubles([fault])):
+        _killed_at_journal_line(vault, night, 5)
+    a, b = (committed(vault, barcode) for barcode in BARCODES)
+    assert [len(a) - len(b), b[-1].kind, b[-2].kind] == [1, "catalog", "object"]
+    write(night, "second")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "prepare", _killed)
+        with pytest.raises(Killed):
+            archived(night)
+    save(vault)
+    archive_without_catalogs(vault, night)
+    before = tape_files(vault)
+    put_back(vault)
+    write(night, "later")
+    report = archived(night)
+    assert (report.exit_code(), report.unproven) == (0, []), report.errors
+    check_untouched(before)
+    check_all_is_well(vault, night, tmp_path / "back")
 
 
 @pytest.mark.parametrize("case", ["killed while it was taken over", "the older catalog knew the versions"])

@@ -74,9 +74,16 @@ def _behind(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) ->
     found: list[list[SeenFile]] = []
     for committed, (_, drive) in zip(states, mounted.sides, strict=True):
         drive.locate(committed[-1].end)
-        seen = survey(drive, buffer, mounted.pair.id, {item.id for item in committed})
+        seen = survey(drive, buffer, mounted.pair.id, _met(committed))
         found.append(list(_not_levelled(seen, longest)))
     return found
+
+
+def _met(committed: Sequence[Committed]) -> set[uuid.UUID]:
+    """The ids that are not met again behind these: a catalog is, if only its first copy is committed."""
+    ids = [item.id for item in committed]
+    is_half = committed[-1].kind == "catalog" and ids.count(ids[-1]) == 1
+    return set(ids[:-1]) if is_half else set(ids)
 
 
 def _not_levelled(seen: Sequence[SeenFile], longest: Sequence[Committed]) -> Iterator[SeenFile]:
