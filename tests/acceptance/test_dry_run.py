@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.acceptance.conftest import Archive
+from tests.acceptance.conftest import SMALL, Archive
 from tests.acceptance.nights import make_night
 
 from holdfast.catalog import TapePlace
 from holdfast.cli.app import run
+from holdfast.config import init_vault
 from holdfast.restoring import RestoreRequest, plan, restore
 from holdfast.restoring.order import MOUNT_S
 from holdfast.tape.changer import VirtualChanger
@@ -47,12 +49,19 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
 
 @pytest.fixture
+def vault(tmp_path: Path) -> Path:
+    """One whose cartridges hold little."""
+    init_vault(tmp_path / "vault", replace(SMALL, cartridge_capacity="6 MiB"))
+    return tmp_path / "vault"
+
+
+@pytest.fixture
 def three_pairs(vault: Path, tmp_path: Path, archived: Archive) -> Path:
     """A night on more than two pairs of cartridges, met by the source in another order than that of names."""
     night = tmp_path / "night"
     night.mkdir()
     for number in range(44):
-        (night / f"{number * 7 % 44:02d}.bin").write_bytes(os.urandom(3_000_000 + number))
+        (night / f"{number * 7 % 44:02d}.bin").write_bytes(os.urandom(300_000 + number))
     assert archived(night).exit_code() == 0
     return night
 

@@ -84,7 +84,7 @@ def test_law_6_resume_is_running_again_after_a_power_cut_at_a_few_prefixes(get_s
     for name in ("night_one", "night_two", "in_place", "in_place_two", "mended"):
         scene = get_scene(name)
         some = list(distinct_states(scene.recording, ["dropped"], seeds=(0,)))
-        check_states(scene, enumerate(spread(some, 5)), tmp_path / name)
+        check_states(scene, enumerate(spread(some, 3)), tmp_path / name)
 
 
 def test_law_3_a_manifest_names_only_durable_blocks_however_the_packs_are_torn(
