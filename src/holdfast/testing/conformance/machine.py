@@ -19,6 +19,9 @@ class DriveMachine(RuleBasedStateMachine):
     `items`: what is on the tape; `position`: where it stands; `committed`: what would survive a power cut.
     """
 
+    unit_bytes = 1
+    """The lengths of records are multiples of this."""
+
     def make_stand(self) -> DriveStand:
         raise NotImplementedError("a subclass gives its stand")
 
@@ -54,7 +57,7 @@ class DriveMachine(RuleBasedStateMachine):
     @rule(size=st.integers(1, 40), fill=st.integers(0, 255), count=st.integers(1, 3))
     def write_records(self, size: int, fill: int, count: int) -> None:
         for _ in range(count):
-            data = bytes([fill]) * size
+            data = bytes([fill]) * size * self.unit_bytes
             self.drive.write_record(memoryview(data))
             self._put(data)
         self.writing = True
@@ -70,7 +73,7 @@ class DriveMachine(RuleBasedStateMachine):
     @rule()
     def erase(self) -> None:
         self.drive.erase()
-        found = read_on(self.drive, 64)
+        found = read_on(self.drive, 64 * self.unit_bytes)
         assert found in NOTHING
         self.drive.rewind()
         self.items, self.position, self.writing = found, 0, False
@@ -79,7 +82,7 @@ class DriveMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 5))
     def read(self, count: int) -> None:
         self._leave()
-        buffer = memoryview(bytearray(64))
+        buffer = memoryview(bytearray(64 * self.unit_bytes))
         for _ in range(count):
             if self.position == len(self.items):
                 with pytest.raises(EndOfData):
@@ -134,7 +137,7 @@ class DriveMachine(RuleBasedStateMachine):
     def cut_power(self) -> None:
         self.stand.cut_power(self.drive)
         self.drive = self.stand.load()
-        found = read_on(self.drive, 64)
+        found = read_on(self.drive, 64 * self.unit_bytes)
         assert found[: len(self.committed)] == self.committed
         self.drive.rewind()
         self.items, self.position, self.writing = found, 0, False
@@ -144,7 +147,8 @@ class DriveMachine(RuleBasedStateMachine):
     def read_everything(self) -> None:
         self._leave()
         self.drive.rewind()
-        assert read_on(self.drive, 64) == self.items
+        found = read_on(self.drive, 64 * self.unit_bytes)
+        assert found == self.items, f"{found} read, {self.items} written"
         self.position = len(self.items)
 
     @invariant()
