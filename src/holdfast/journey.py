@@ -298,7 +298,7 @@ def _got_round(report: ArchiveReport, told: int, barcodes: list[str]) -> None:
 
 
 def _is_about(error: HoldfastError, barcodes: list[str]) -> bool:
-    return f"{error.place} ".split()[0] in barcodes
+    return f"{error.place} ".partition(" ")[0] in barcodes
 
 
 def _verify(
