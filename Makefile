@@ -18,6 +18,8 @@ PYTHON ?=
 
 # How many processes run the tests.
 JOBS ?= 2
+# Whoever has nothing left to do takes tests from the other: single tests take seconds, and they stand together.
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist worksteal
 # More words for pytest, e.g. `make test ARGS='-k label -x'`.
 ARGS ?=
 
@@ -56,7 +58,7 @@ demo: setup ## archive SOURCE=DIR to VAULT=DIR, restore it and compare
 	@scripts/demo.sh
 
 test: setup ## the tests without the long crash enumerations
-	$(BIN)/pytest -n $(JOBS) -m "not crash" $(ARGS)
+	$(PYTEST) -m "not crash" $(ARGS)
 
 check: setup ## format, lint, types and layers
 	$(BIN)/ruff format --check .
@@ -66,7 +68,7 @@ check: setup ## format, lint, types and layers
 
 test-crash: export HOLDFAST_CRASH_SHARE ?= 1.0
 test-crash: setup ## the crash enumerations; HOLDFAST_CRASH_SHARE=0.1 runs a tenth of them
-	$(BIN)/pytest -n $(JOBS) -m crash $(ARGS)
+	$(PYTEST) -m crash $(ARGS)
 
 test-tape-vm: setup ## the tape tests on real drivers: a virtual machine with an emulated library
 	$(BIN)/python -m tests.tapevm.run $(ARGS)

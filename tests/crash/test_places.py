@@ -246,7 +246,7 @@ def live(examples: int, number: int = 0) -> None:
 
 @pytest.mark.timeout(300)
 def test_law_6_some_lives_of_a_vault_whose_runs_are_killed_and_whose_knowledge_is_put_back() -> None:
-    live(5)
+    live(3)
 
 
 @pytest.mark.crash
