@@ -178,14 +178,16 @@ def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: 
 def _is_time_to_write(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> bool:
     """Whether enough is staged for drives to stream; if not, the report says so.
 
-    What a run began is ended whatever is staged (law 6): pairs that are not whole, and what is not proven yet.
+    What a run began is ended whatever is staged (law 6): pairs that are not whole, what is not proven yet, and what
+    lost its copies, as their pair was fenced.
     """
     with vault.catalog.reading() as connection:
         staged_bytes = tapes.count_unwritten_bytes(connection)
+        lost_copies = tapes.is_any_to_write_again(connection)
     wanted_bytes = vault.settings.tape.start_bytes
     if staged_bytes >= wanted_bytes or not is_anything_unwritten(library):
         return True
-    if _is_anything_begun(library):
+    if lost_copies or _is_anything_begun(library):
         return True
     report.staged_bytes, report.wanted_bytes = staged_bytes, wanted_bytes
     watch.say(f"staged {show_bytes(staged_bytes)} of the {show_bytes(wanted_bytes)} at which the drives start")
@@ -228,13 +230,19 @@ def _dump(
                 pairs.failed(visit.pair, error)
             else:
                 pairs.written(visit.pair, result.lost)
-                watch.say(f"committed {counted(result.objects, 'object')} on {' and '.join(result.barcodes)}")
+                watch.say(_what_was_written(result))
             restless += _report_session(result, report)
         report.stages.append(stage.done())
     got_round, errors = pairs.troubles()
     report.warnings += got_round
     report.errors += errors
     return restless
+
+
+def _what_was_written(result: DumpResult) -> str:
+    if not result.barcodes:
+        return "both sides of a full pair hold the same again"
+    return f"committed {counted(result.objects, 'object')} on {' and '.join(result.barcodes)}"
 
 
 def _report_session(result: DumpResult, report: ArchiveReport) -> list[HoldfastError]:

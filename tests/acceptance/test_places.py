@@ -18,9 +18,10 @@ from holdfast.errors import EXIT_DATA_AT_RISK, MediaError
 from holdfast.journey import ArchiveRequest, archive, verify
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.tape import layout, pairs, session
-from holdfast.tape.drive import Position, VirtualDrive
+from holdfast.tape.drive import EndOfData, Position, VirtualDrive
 from holdfast.tape.drive.virtual import data_path
 from holdfast.tape.journal import CartridgeJournal, Committed
+from holdfast.tape.library import TapeLibrary
 from holdfast.tape.writing import NoRoomLeft
 from holdfast.testing import flip_bit
 from holdfast.testing.tapefaults import TapeFault, Trouble, Troubles, faulty_library
@@ -320,6 +321,7 @@ def _killed_behind_its_catalogs_while_b_failed(vault: Path, night: Path) -> list
 # -- a tape of somebody else
 
 
+@pytest.mark.parametrize("is_marked", [True, False], ids=["with its mark", "unmarked"])
 @pytest.mark.parametrize(
     ("record", "words"),
     [
@@ -329,23 +331,68 @@ def _killed_behind_its_catalogs_while_b_failed(vault: Path, night: Path) -> list
     ids=["LTFS", "papertape"],
 )
 def test_law_5_never_overwrite_a_tape_of_another_system_and_say_whose_it_is(
-    vault: Path, night: Path, archived: Archive, record: bytes, words: str
+    vault: Path, night: Path, archived: Archive, record: bytes, words: str, is_marked: bool
 ) -> None:
+    folder = _begun_with(vault, night, record)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "prepare", _killed)
-        with pytest.raises(Killed):
-            archived(night)
-    folder = vault / "library" / "cartridges" / BARCODES[0]
-    drive = VirtualDrive("TEST", folder)
-    drive.write_record(memoryview(record))
-    drive.write_file_mark(synchronous=True)
-    drive.close()
-    report = archived(night)
+        if not is_marked:
+            _lose_marks_of(patch, len(record))
+        report = archived(night)
     assert (report.exit_code(), report.written_on) == (0, ["HF0003L8", "HF0002L8"]), report.errors
     assert data_path(folder, 0).read_bytes() == record
     told = [error for error in report.warnings if "not blank and not ours" in error.message]
     assert {error.found for error in told} == {words}
     assert all("another cartridge takes its place" in str(error.hint) for error in told)
+
+
+def test_law_6_resume_is_running_again_after_our_own_label_was_cut_off_without_a_mark(
+    tmp_path: Path, vault: Path, night: Path, archived: Archive
+) -> None:
+    """As a power cut leaves it on a real drive; it is the label of this very cartridge, so it is written anew."""
+    _begun_with(vault, night, b"to be replaced")
+    state = CartridgeJournal(vault / "journals", BARCODES[0]).state()
+    assert state is not None
+    head = layout.encode_global(layout.object_comment("label", state.identity.volume_id, state.identity.pair_id))
+    _write_at_begin(vault, head)
+    with pytest.MonkeyPatch.context() as patch:
+        _lose_marks_of(patch, len(head))
+        report = archived(night)
+    assert (report.exit_code(), report.written_on) == (0, [*BARCODES]), report.errors
+    check_all_is_well(vault, night, tmp_path / "back")
+
+
+def _begun_with(vault: Path, night: Path, record: bytes) -> Path:
+    """The first cartridge's folder: its journal was begun, and then somebody else wrote on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pairs, "prepare", _killed)
+        with pytest.raises(Killed):
+            archive(vault, ArchiveRequest(paths=(night,)))
+    return _write_at_begin(vault, record)
+
+
+def _write_at_begin(vault: Path, record: bytes) -> Path:
+    folder = vault / "library" / "cartridges" / BARCODES[0]
+    drive = VirtualDrive("TEST", folder)
+    drive.write_record(memoryview(record))
+    drive.write_file_mark(synchronous=True)
+    drive.close()
+    return folder
+
+
+def _lose_marks_of(patch: pytest.MonkeyPatch, size_bytes: int) -> None:
+    """No mark ends a first tape file of so many bytes, as on a real tape after a power cut."""
+    whole = VirtualDrive.read_record
+    before: dict[int, int] = {}
+
+    def read_record(self: VirtualDrive, buffer: memoryview) -> int:
+        at = self.tell()
+        count = whole(self, buffer)
+        if at.tape_file == 0 and at.record == 1 and not count and before.get(id(self)) == size_bytes:
+            raise EndOfData
+        before[id(self)] = count
+        return count
+
+    patch.setattr(VirtualDrive, "read_record", read_record)
 
 
 def test_law_6_a_kill_while_a_session_is_taken_over_leaves_one_version_of_a_path(
@@ -429,6 +476,54 @@ def test_law_5_never_overwrite_objects_behind_sides_of_which_one_journal_lags(
     assert (report.exit_code(), report.unproven) == (0, []), report.errors
     check_untouched(before)
     check_all_is_well(vault, night, tmp_path / "back")
+
+
+@pytest.mark.parametrize("is_for_good", [False, True], ids=["in one drive", "in both drives"])
+def test_law_5_never_overwrite_nor_give_up_what_one_drive_cannot_read(
+    tmp_path: Path, vault: Path, night: Path, archived: Archive, is_for_good: bool
+) -> None:
+    """Behind the last commit of the one good side stand a session, and an object that no catalog tells of."""
+    archived(night)
+    save(vault)
+    write(night, "second")
+    archived(night)
+    write(night, "third")
+    archive_without_catalogs(vault, night)
+    lost, before = len(committed(vault, BARCODES[0])) - 1, tape_files(vault)
+    put_back(vault)
+    with TapeLibrary(open_vault(vault), Catalog(open_vault(vault).catalog_path)) as library, library.catalog:
+        library.fence(BARCODES[1], MediaError("it fell", place=BARCODES[1]))
+    with pytest.MonkeyPatch.context() as patch:
+        drives = _failing_drives(patch, BARCODES[0], lost, most=2 if is_for_good else 1)
+        report = archived(night)
+    assert len(drives) == (2 if is_for_good else 1)
+    check_untouched(before)
+    assert report.unproven == []
+    if is_for_good:
+        (error,) = report.errors
+        assert (error.place, report.exit_code()) == (f"{BARCODES[0]} tape file {lost}", EXIT_DATA_AT_RISK)
+        assert set(report.written_on).isdisjoint(BARCODES)
+    else:
+        assert report.exit_code() == 0, report.errors
+        assert committed(vault, BARCODES[0])[lost].kind == "object"
+        check_all_is_well(vault, night, tmp_path / "back")
+
+
+def _failing_drives(patch: pytest.MonkeyPatch, barcode: str, tape_file: int, *, most: int) -> set[str]:
+    """The first drives, at most so many, that come to a tape file of a cartridge cannot read it."""
+    whole = VirtualDrive.read_record
+    failing: set[str] = set()
+
+    def read_record(self: VirtualDrive, buffer: memoryview) -> int:
+        if (self.barcode, self.tell().tape_file) == (barcode, tape_file) and (
+            self.serial in failing or len(failing) < most
+        ):
+            failing.add(self.serial)
+            raise MediaError("a read error", place=barcode, hint="see above")
+        return whole(self, buffer)
+
+    patch.setattr(VirtualDrive, "read_record", read_record)
+    return failing
 
 
 def _killed_at_journal_line(vault: Path, night: Path, number: int) -> None:

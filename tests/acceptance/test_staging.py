@@ -109,6 +109,18 @@ def test_a_fenced_side_is_replaced_whatever_is_staged(vault: Path, night: Path) 
     assert archived(vault, night).exit_code() == 0
 
 
+def test_law_4_what_lost_both_proven_copies_does_not_wait_for_more(vault: Path, night: Path, tmp_path: Path) -> None:
+    barcodes = archived(vault, night, now=True).written_on
+    for barcode in barcodes:
+        words = ["tape", "fence", barcode, "--why", "flood", "--confirm", barcode, "--vault", str(vault)]
+        assert run(words) == 0
+    report = archived(vault, night)
+    assert (report.exit_code(), report.unproven) == (0, []), report.errors
+    assert set(report.written_on).isdisjoint(barcodes)
+    assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).exit_code() == 0
+    assert differences(night, tmp_path / "back/night") == []
+
+
 def test_report_and_status_say_what_waits_and_what_to_do(vault: Path, night: Path, capsys: Capture) -> None:
     assert run(["archive", str(night), "--vault", str(vault)]) == EXIT_FAILED
     told = " ".join(capsys.readouterr().out.split())

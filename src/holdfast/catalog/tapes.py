@@ -405,6 +405,12 @@ def count_unwritten_bytes(connection: Connection) -> int:
     return int(connection.scalar(query) or 0)
 
 
+def is_any_to_write_again(connection: Connection) -> bool:
+    """Whether a version that is to be written was written before, on a pair that was fenced since."""
+    held = exists().where(member.c.version_id == version.c.id, member.c.void.is_(False))
+    return bool(connection.scalar(select(exists().where(_unwritten(), held))))
+
+
 def versions_to_list(connection: Connection) -> list[int]:
     """Rows of versions that need no bytes on tape, only a line in the next session's catalog."""
     return list(connection.scalars(select(version.c.id).where(_unwritten(), _only_named()).order_by(version.c.id)))

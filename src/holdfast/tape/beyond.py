@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 
-from holdfast.errors import HoldfastError, IntegrityError, MediaError
+from holdfast.errors import IntegrityError, MediaError
 from holdfast.tape.drive import TapeDrive
 from holdfast.tape.feeding import Carried
 from holdfast.tape.journal import Committed
@@ -40,17 +40,27 @@ def adopt_beyond(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffe
     Costs a record of each tape file that lies there, a reading of the objects, and a rebuild of the pair if it is
     needed. Nothing is ever written on tape. Raises `IntegrityError` when a session that stands there cannot be taken
     over, `LostBehind` when an object cannot; nothing was written elsewhere either then, unless part of it could be.
+    Raises other `MediaError`s as the drives do: another drive may read it.
     """
     if _sessions(_behind(library, mounted, buffer)):
         _take_sessions(library, mounted, buffer)
-        _demand_nothing_lost(mounted, _objects_behind(library, mounted, buffer))
+        _demand_nothing_lost(library, mounted, buffer)
         return True
     sides = _objects_behind(library, mounted, buffer)
     if any(item.is_lost for side in sides for item in side) or _are_alike_behind_other_ends(library, mounted, sides):
         _take_objects(library, mounted)
-        _demand_nothing_lost(mounted, _objects_behind(library, mounted, buffer))
+        _demand_nothing_lost(library, mounted, buffer)
         return True
-    return _commit_alike(library, mounted, sides)
+    is_any = _commit_alike(library, mounted, sides)
+    _demand_all_readable(mounted, _behind(library, mounted, buffer))
+    return is_any
+
+
+def may_be_levelled(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> bool:
+    """Whether nothing stands where the shorter side gets what it lacks: a replacement is filled all the same."""
+    lengths = [len(library.state(item.barcode).committed) for item in mounted.cartridges]
+    behind = _behind(library, mounted, buffer)
+    return not any(side for side, length in zip(behind, lengths, strict=True) if length < max(lengths))
 
 
 # -- what is there
@@ -118,7 +128,7 @@ def _take_sessions(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuf
     carried = Carried(library)
     try:
         taken = take_pair(library, list(_found(mounted)), carried, lambda _: None, alone=True)
-    except HoldfastError as error:
+    except IntegrityError as error:
         raise _cannot_be_taken(mounted, error) from error
     if _sessions(_behind(library, mounted, buffer)) - taken.unfinished:
         raise _cannot_be_taken(mounted, None)
@@ -132,12 +142,23 @@ def _take_objects(library: TapeLibrary, mounted: MountedPair) -> None:
         raise _lost_behind(mounted, error.place, str(error)) from error
 
 
-def _demand_nothing_lost(mounted: MountedPair, sides: Sequence[Sequence[Leftover]]) -> None:
-    for cartridge, side in zip(mounted.cartridges, sides, strict=True):
-        for item in side:
+def _demand_nothing_lost(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> None:
+    behind = _behind(library, mounted, buffer)
+    _demand_all_readable(mounted, behind)
+    for (cartridge, drive), side in zip(mounted.sides, behind, strict=True):
+        for item in read_leftovers(library.catalog, drive, buffer, side):
             if item.is_lost:
                 place = f"{cartridge.barcode} tape file {item.seen.number}"
                 raise _lost_behind(mounted, place, f"object {item.object_id}: {item.problem or 'not the same on both'}")
+
+
+def _demand_all_readable(mounted: MountedPair, behind: Sequence[Sequence[SeenFile]]) -> None:
+    """The last tape file may be one whose begin this drive cannot read: what it is must be known before it is nobody's."""
+    for cartridge, side in zip(mounted.cartridges, behind, strict=True):
+        if side and side[-1].unreadable:
+            raise _lost_behind(
+                mounted, f"{cartridge.barcode} tape file {side[-1].number}", "a begin that cannot be read"
+            )
 
 
 def _commit_alike(library: TapeLibrary, mounted: MountedPair, sides: Sequence[Sequence[Leftover]]) -> bool:
@@ -165,7 +186,7 @@ def _found(mounted: MountedPair) -> Iterator[tuple[FoundCartridge, TapeDrive]]:
         yield found, drive
 
 
-def _cannot_be_taken(mounted: MountedPair, error: HoldfastError | None) -> IntegrityError:
+def _cannot_be_taken(mounted: MountedPair, error: IntegrityError | None) -> IntegrityError:
     barcodes: Sequence[str] = [item.barcode for item in mounted.pair.cartridges]
     return IntegrityError(
         "the tapes hold a session that their journals do not know, and it cannot be taken over; nothing was written",

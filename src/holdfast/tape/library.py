@@ -55,6 +55,7 @@ class TapeLibrary:
         self.settings = settings
         self.catalog = catalog
         self._suspects: dict[str, set[str]] = {}
+        self._found_by: dict[tuple[str, str], set[str]] = {}
         self._drives_of: dict[str, str] = {}  # by barcode, the drive that a cartridge was loaded into last
         self.evidence_journal = durable.Journal(settings.journals_folder / "evidence.jsonl")
         self.changer: Changer = open_changer(settings)
@@ -302,6 +303,15 @@ class TapeLibrary:
         drives = self._suspects.setdefault(barcode, set())
         drives.add(self._drives_of.get(barcode, ""))
         return self.fence(barcode, error) if len(drives) > 1 else error
+
+    def is_said_by_two_drives(self, barcode: str, what: str) -> bool:
+        """Whether a second drive has found `what` of this cartridge in this run; that this one did is noted.
+
+        It is not held against the cartridge, as with `suspect`: what is damaged may be what a later commit stands for.
+        """
+        drives = self._found_by.setdefault((barcode, what), set())
+        drives.add(self._drives_of.get(barcode, ""))
+        return len(drives) > 1
 
     def is_shorter(self, one: Cartridge, other: Cartridge) -> bool:
         """Whether less is committed on `one` than on the `other`, which holds more than its label."""

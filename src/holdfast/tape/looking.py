@@ -30,8 +30,7 @@ def look_at(drive: TapeDrive) -> Found:
     try:
         volume = read_label_volume(drive, buffer)
         if volume is None:
-            begin = _first_record(drive, buffer) or b""
-            return Found(None, "a tape whose first file mark is missing" if begin else "a blank tape", begin)
+            return Found(None, "a blank tape")
         label = labels.decode_volume(volume)
         return Found(label, f"side {label.side.value} of a pair of Holdfast, written for {label.barcode}")
     except IntegrityError as error:

@@ -69,7 +69,7 @@ class PairsToWrite:
         self._failed: set[uuid.UUID] = set()
         self._given_up: set[uuid.UUID] = set()
         self._troubles: dict[uuid.UUID, list[HoldfastError]] = {}
-        self._no_more: list[HoldfastError] = []
+        self._not_mended: list[HoldfastError] = []
         self._got_round: list[HoldfastError] = []
 
     def next(self) -> Visit | None:
@@ -80,7 +80,7 @@ class PairsToWrite:
         try:
             pair = self._choose()
         except STOPS_A_PAIR as error:
-            self._no_more.append(error)  # there is no blank cartridge, or none could be looked at
+            self._not_mended.append(error)  # there is no blank cartridge, or none could be looked at
             return None
         if pair is None:
             return None
@@ -105,7 +105,8 @@ class PairsToWrite:
         with self._library.catalog.transaction() as connection:
             tapes.set_pair_state(connection, pair.id, "full")
         others = [met for met in self._troubles.get(pair.id, []) if not isinstance(met, LostBehind)]
-        self._troubles[pair.id] = [*others, error]
+        self._troubles[pair.id] = others
+        self._not_mended.append(error)
 
     def written(self, pair: Pair, lost: Sequence[HoldfastError]) -> None:
         """A session was written; what failed before is made good, and sides that were `lost` are not yet."""
@@ -117,7 +118,7 @@ class PairsToWrite:
         fenced = {pair.id for pair in self._library.pairs() if pair.state == "fenced"}
         good = [error for pair_id, met in self._troubles.items() if pair_id in fenced for error in met]
         bad = [error for pair_id, met in self._troubles.items() if pair_id not in fenced for error in met]
-        return self._got_round + good, bad + self._no_more
+        return self._got_round + good, bad + self._not_mended
 
     def _choose(self) -> Pair | None:
         for pair in self._pairs():
@@ -216,12 +217,14 @@ def dump_session(
 ) -> None:
     """Append a session to a pair: objects until it is full or all are written, then the catalogs.
 
-    A side that was fenced gets a fresh cartridge first. Raises one of `STOPS_A_PAIR` when no side can be written; what
+    A side that was fenced gets a fresh cartridge first; of a pair that is full already, that is all. Raises one of `STOPS_A_PAIR` when no side can be written; what
     was committed before that stays, and is in the `result`, which is filled as the work goes on.
     """
     pair = _with_failed_side_replaced(library, visit.pair)
     with library.mounted(pair, swapped=visit.swapped) as mounted:
         prepare(library, mounted)
+        if pair.state == "full":
+            return
         with library.catalog.reading() as connection:
             versions = (present.version for present in tapes.unwritten_versions(connection))
             plans = plan_objects(versions, _object_bytes(library.settings))

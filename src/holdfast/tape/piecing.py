@@ -15,6 +15,7 @@ from typing import Protocol
 
 from holdfast.errors import IntegrityError
 from holdfast.tape.journal import Committed
+from holdfast.tape.layout import TapeFileName
 from holdfast.tape.survey import SeenFile
 
 LOST = "lost"
@@ -73,17 +74,40 @@ def _own_end(side: SeenSide, twin: SeenSide | None, told: Mapping[int, Told]) ->
         return len(side.files)
     first, last = _vouched(side, told) + 1, _vouched(twin, told)
     for seen in side.files[first : last + 1]:
-        if seen.name is not None and _name_on(twin, seen.number) not in (None, (seen.name.kind, seen.name.id)):
+        if _is_another(seen, twin, told):
             return seen.number
     return len(side.files)
 
 
+def _is_another(seen: SeenFile, twin: SeenSide, told: Mapping[int, Told]) -> bool:
+    """Whether it has another name, or another length, as the same object has that was cut short."""
+    name = _name_on(twin, seen.number)
+    if name is not None and seen.name is not None and name != (seen.name.kind, seen.name.id):
+        return True
+    records = _records_on(twin, seen.number, told)
+    return records is not None and records != seen.records
+
+
 def _vouched(side: SeenSide, told: Mapping[int, Told]) -> int:
     """The last tape file of a side that its journal knows, that is what a catalog tells, or that is a whole catalog."""
-    names = {seen.number: seen.name for seen in side.files if seen.name is not None}
-    of_told = (number for number, item in told.items() if number in names and names[number].id == item.id)
-    catalogs = (number for number in side.whole if number in names and names[number].kind == "catalog")
+    named = {seen.number: (seen.name, seen.records) for seen in side.files if seen.name is not None}
+    of_told = (number for number, item in told.items() if number in named and _is_told(*named[number], side, item))
+    catalogs = (number for number in side.whole if number in named and named[number][0].kind == "catalog")
     return max((0, len(side.known) - 1, *of_told, *catalogs))
+
+
+def _is_told(name: TapeFileName, records: int, side: SeenSide, item: Told) -> bool:
+    return name.id == item.id and records * side.record_bytes == item.size_bytes
+
+
+def _records_on(side: SeenSide, number: int, told: Mapping[int, Told]) -> int | None:
+    """How many records whoever knows the place of a side says that it has; None when nobody tells."""
+    if number < len(side.known):
+        known = side.known[number]
+        return None if known.kind == LOST else known.size_bytes // side.record_bytes
+    if number in told:
+        return told[number].size_bytes // side.record_bytes
+    return side.files[number].records if number < len(side.files) and number in side.whole else None
 
 
 def _name_on(side: SeenSide, number: int) -> tuple[str, uuid.UUID] | None:

@@ -27,15 +27,16 @@ from holdfast.catalog import Cartridge, MemberFacts, files, tapes
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
 from holdfast.tape import label as labels
 from holdfast.tape import layout
-from holdfast.tape.beyond import adopt_beyond
+from holdfast.tape.beyond import LostBehind, adopt_beyond, may_be_levelled
 from holdfast.tape.drive import EndOfData, Position, TapeDrive
 from holdfast.tape.facts import member_facts, tape_file_of
 from holdfast.tape.fan import RecordFan, WrittenFile
 from holdfast.tape.journal import CartridgeIdentity, Committed
+from holdfast.tape.layout import TapeFileName
 from holdfast.tape.library import MountedPair, TapeLibrary
 from holdfast.tape.looking import look_at
 from holdfast.tape.reader import ReadMember, first_problem, member_digests
-from holdfast.tape.scan import ForeignTape, RecordBuffer, read_label_volume, read_tape_file
+from holdfast.tape.scan import ForeignTape, RecordBuffer, UnmarkedBegin, read_label_volume, read_tape_file
 from holdfast.tape.survey import survey
 from holdfast.tape.writing import TrailerDrive, write_small_tar
 from holdfast.values import show_path
@@ -54,7 +55,7 @@ def prepare(library: TapeLibrary, mounted: MountedPair) -> None:
         if not library.state(cartridge.barcode).committed:
             _write_label(library, cartridge, drive, buffer)
         _check_side(library, cartridge, drive, buffer)
-    if adopt_beyond(library, mounted, buffer):
+    if _adopt_beyond(library, mounted, buffer):
         for cartridge, drive in mounted.sides:
             _check_side(library, cartridge, drive, buffer)
     _level(library, mounted, buffer)
@@ -193,6 +194,9 @@ def _is_blank_or_ours(identity: CartridgeIdentity, drive: TapeDrive, buffer: Rec
     try:
         volume = read_label_volume(drive, buffer)
         return volume is None or labels.decode_volume(volume).volume_id == identity.volume_id
+    except UnmarkedBegin as error:
+        # a label whose writing was cut off is ours
+        return error.name == TapeFileName("label", identity.volume_id, identity.pair_id)
     except (ForeignTape, IntegrityError):
         return False
 
@@ -307,6 +311,19 @@ def _digest_at(drive: TapeDrive, committed: Committed, buffer: RecordBuffer) -> 
         return read_tape_file(drive, buffer).blake3()
     except EndOfData:
         return None
+
+
+# -- 3. what stands behind
+
+
+def _adopt_beyond(library: TapeLibrary, mounted: MountedPair, buffer: RecordBuffer) -> bool:
+    """As `adopt_beyond`; what is lost behind a pair that is closed does not keep a replacement from being filled."""
+    try:
+        return adopt_beyond(library, mounted, buffer)
+    except LostBehind:
+        if mounted.pair.state != "full" or not may_be_levelled(library, mounted, buffer):
+            raise
+        return False
 
 
 # -- 4. both sides level

@@ -34,7 +34,7 @@ from holdfast.tape.journal import CartridgeIdentity, Committed
 from holdfast.tape.label import Label
 from holdfast.tape.layout import MemberHeader
 from holdfast.tape.library import TapeLibrary
-from holdfast.tape.piecing import LOST, SeenSide, believed, piece_together
+from holdfast.tape.piecing import LOST, UNKNOWN, SeenSide, believed, piece_together
 from holdfast.tape.reader import ReadMember, first_problem, member_digests
 from holdfast.tape.scan import RecordBuffer, read_again_if_needed, read_tape_file
 from holdfast.tape.sessioncatalog import CatalogLine, ObjectTold, SessionCatalog, open_catalog, spool_catalog
@@ -174,7 +174,8 @@ def take_pair(
 
     Ends and readings go into `carried`: whoever calls tells them; of a pair that is taken `alone` they are told before
     its journals are written, as nobody looks again at what journals know. Raises `IntegrityError` when the tapes
-    contradict each other or what is known of them; the pair is then left as it was.
+    contradict each other or what is known of them, and `MediaError`, of a pair that is taken `alone`, when a drive
+    cannot read what no other one has tried; the pair is then left as it was.
     """
     taker = _PairTaker(library, loaded, carried, progress)
     try:
@@ -249,6 +250,8 @@ class _PairTaker:
             self._scan(number)
         told |= {number: item for number, (item, _) in self._scanned.items()}
         pieces = self._pieces(told)
+        if alone:
+            self._demand_two_drives(pieces)
         self._tell_objects(pieces)
         if alone:
             self._carried.tell()
@@ -372,6 +375,23 @@ class _PairTaker:
                         "a tape file cannot be read, and nothing tells what it was", side.place(item.tape_file), None
                     )
         return pieces
+
+    def _demand_two_drives(self, pieces: list[list[Committed]]) -> None:
+        """What one drive cannot read is not written down as lost: the other one may read it."""
+        lost = [
+            (side.barcode, item.tape_file)
+            for side, committed in zip(self._sides, pieces, strict=True)
+            for item in committed[len(side.seen.known) :]
+            if item.blake3 == UNKNOWN
+        ]
+        doubted = [found for found in lost if not self._library.is_said_by_two_drives(found[0], f"{found[1]} is lost")]
+        for barcode, number in doubted:
+            raise MediaError(
+                "a tape file that no journal knows cannot be read by this drive; nothing was written",
+                place=f"{barcode} tape file {number}",
+                expected="a tape file that is whole",
+                hint="it is read again in the other drive; if that finds the same, the rest is taken over without it",
+            )
 
     def _tell_objects(self, pieces: list[list[Committed]]) -> None:
         placed = {item.id for committed in pieces for item in committed}

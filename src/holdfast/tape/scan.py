@@ -6,13 +6,25 @@ import mmap
 from collections.abc import Callable
 
 from holdfast.errors import HoldfastError, IntegrityError, MediaError
+from holdfast.tape import layout
 from holdfast.tape.drive import EndOfData, TapeDrive
-from holdfast.tape.layout import MemberHeader
+from holdfast.tape.layout import MemberHeader, TapeFileName
 from holdfast.tape.reader import ReadMember, TarReader
 
 
 class ForeignTape(MediaError):
     """The tape begins with something else than a label of ours."""
+
+
+class UnmarkedBegin(ForeignTape):
+    """The tape begins with records that no file mark ends. `name`: what they begin, if they are of Holdfast.
+
+    A label is like that whose writing was cut off; so is what another program left when it was.
+    """
+
+    def __init__(self, name: TapeFileName | None) -> None:
+        super().__init__("the tape begins with data that no file mark ends")
+        self.name = name
 
 
 class RecordBuffer:
@@ -70,7 +82,8 @@ def nothing_follows(drive: TapeDrive, buffer: RecordBuffer) -> bool:
 def read_label_volume(drive: TapeDrive, buffer: RecordBuffer) -> bytes | None:
     """`VOLUME.json` of the loaded cartridge, from its begin; None when the tape is blank (see `is_blank`).
 
-    Raises `ForeignTape` when something else than a Holdfast label stands there, and `MediaError` as the drive does.
+    Raises `ForeignTape` when something else than a Holdfast label stands there, `UnmarkedBegin` when that has no file
+    mark, and `MediaError` as the drive does.
     """
     volume = bytearray()
 
@@ -82,12 +95,21 @@ def read_label_volume(drive: TapeDrive, buffer: RecordBuffer) -> bytes | None:
     try:
         label = read_tape_file(drive, buffer, on_data=collect)
     except EndOfData:
-        return None
+        return _blank_or_unmarked(drive, buffer)
     if label.size_bytes == 0 and nothing_follows(drive, buffer):
         return None
     if not volume:
         raise ForeignTape("the tape holds data that Holdfast did not write")
     return bytes(volume)
+
+
+def _blank_or_unmarked(drive: TapeDrive, buffer: RecordBuffer) -> None:
+    drive.rewind()
+    try:
+        count = drive.read_record(buffer.view)
+    except EndOfData:
+        return
+    raise UnmarkedBegin(layout.name_of(bytes(buffer.view[: min(count, 1024)])))
 
 
 def read_again_if_needed(drive: TapeDrive, read: Callable[[], HoldfastError | None]) -> HoldfastError | None:

@@ -19,12 +19,13 @@ from holdfast.tape.scan import RecordBuffer
 
 @dataclass(frozen=True, slots=True)
 class SeenFile:
-    """A tape file with its mark. `name` is None where its begin cannot be read."""
+    """A tape file with its mark. `name` is None where its begin tells none, or is `unreadable`."""
 
     number: int
     first_block: int
     records: int
     name: TapeFileName | None
+    unreadable: bool = False
 
     @property
     def begin(self) -> Position:
@@ -36,7 +37,8 @@ def survey(
 ) -> list[SeenFile]:
     """The tape files from here to the end of what is this pair's; only the first record of each is read.
 
-    `known` are the ids of tape files before this point. The last tape file in the list has a name.
+    `known` are the ids of tape files before this point. The last tape file in the list has a name, or a begin that the
+    drive cannot read: it may be anything.
     """
     met = set(known)
     found: list[SeenFile] = []
@@ -45,7 +47,7 @@ def survey(
             break
         found.append(seen)
         met |= {seen.name.id} if seen.name is not None else set()
-    while found and found[-1].name is None:
+    while found and found[-1].name is None and not found[-1].unreadable:
         found.pop()
     return found
 
@@ -61,18 +63,30 @@ def _belongs(name: TapeFileName, before: list[SeenFile], pair_id: uuid.UUID, met
 def _next(drive: TapeDrive, buffer: RecordBuffer) -> SeenFile | None:
     """The tape file that begins here; None when there is none, or none with a mark at its end."""
     begin = drive.tell()
-    name = None
     try:
-        count = drive.read_record(buffer.view)
-        if count == 0:
-            return None
-        name = layout.name_of(bytes(buffer.view[:1024]))
+        record = _first_record(drive, buffer, begin)
     except EndOfData:
         return None
-    except MediaError:
-        pass  # its begin is damaged; what follows may be whole
+    if record == b"":
+        return None
+    name = layout.name_of(record) if record is not None else None
     try:
         drive.space_file_marks(1)
     except (EndOfData, MediaError):
         return None
-    return SeenFile(begin.tape_file, begin.block, drive.tell().block - begin.block - 1, name)
+    return SeenFile(begin.tape_file, begin.block, drive.tell().block - begin.block - 1, name, record is None)
+
+
+def _first_record(drive: TapeDrive, buffer: RecordBuffer, begin: Position) -> bytes | None:
+    """The begin of the record that stands here; b"" for a mark, None where it cannot be read, tried twice.
+
+    What follows a damaged record may be whole.
+    """
+    for is_again in (False, True):
+        try:
+            if is_again:
+                drive.locate(begin)
+            return bytes(buffer.view[: min(drive.read_record(buffer.view), 1024)])
+        except MediaError:
+            pass
+    return None

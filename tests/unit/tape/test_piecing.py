@@ -160,6 +160,31 @@ def test_what_an_earlier_run_left_on_one_side_ends_it_where_only_the_twin_is_vou
             assert [item.id for item in whole] == [item.name.id for item in ahead if item.name]
 
 
+@pytest.mark.parametrize("name", [("object", TWO), None], ids=["named", "its begin is damaged"])
+def test_an_object_that_was_cut_short_ends_its_side_where_only_the_twin_is_vouched_for(
+    name: tuple[str, uuid.UUID] | None,
+) -> None:
+    """The side failed within it, and closing the device put a mark behind what there was."""
+    ahead = seen(("label", VOLUME), ("object", ONE), ("object", TWO), ("catalog", SESSION), ("catalog", SESSION))
+    short = [*ahead[:2], replace(ahead[2], records=3, name=None if name is None else TapeFileName(*name, PAIR))]
+    catalog = {1: told(ahead[1], ONE, DIGEST[2]), 2: told(ahead[2], TWO, DIGEST[3])}
+    journal = known(ahead, [DIGEST[1], DIGEST[2], DIGEST[3]])
+    cut = side(short, {})
+    by_catalog = side(ahead, {3: DIGEST[4], 4: DIGEST[4]})
+    by_journal, by_reading = side(ahead[:3], {}, known=journal), side(ahead[:3], {1: DIGEST[2], 2: DIGEST[3]})
+    for vouching, what_is_told in ((by_catalog, catalog), (by_journal, {}), (by_reading, catalog)):
+        assert [item.id for item in piece_together(cut, vouching, what_is_told)] == [VOLUME, ONE]
+        assert piece_together(vouching, cut, what_is_told)[2].id == TWO
+
+
+def test_an_object_that_is_shorter_than_its_own_journal_says_is_a_contradiction() -> None:
+    files = seen(("label", VOLUME), ("object", ONE))
+    short = side([files[0], replace(files[1], records=3)], {}, known=known(files, [DIGEST[1], DIGEST[2]]))
+    for twin in (None, side(files, {}, known=known(files, [DIGEST[1], DIGEST[2]]))):
+        with pytest.raises(IntegrityError, match="contradict each other"):
+            piece_together(short, twin, {})
+
+
 def test_two_sides_that_both_vouch_for_other_things_in_one_place_contradict_each_other() -> None:
     files = seen(("label", VOLUME), ("object", ONE))
     others = seen(("label", VOLUME), ("object", OTHER))

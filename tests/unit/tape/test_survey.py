@@ -11,6 +11,7 @@ from tests.unit.tape.building import PAIR_ID, RECORD_BYTES, file, tape_file, wri
 
 from holdfast.errors import MediaError
 from holdfast.tape import layout
+from holdfast.tape.drive import Position
 from holdfast.tape.drive.virtual import VirtualDrive
 from holdfast.tape.scan import RecordBuffer
 from holdfast.tape.survey import SeenFile, survey
@@ -88,3 +89,19 @@ def test_an_unreadable_record_does_not_hide_what_follows(tmp_path: Path, monkeyp
 
         drive.read_record = failing  # type: ignore[method-assign]
         assert [item.name and item.name.id for item in names_on(drive)] == [None, last]
+
+
+def test_what_a_drive_fails_with_once_is_read_again(tmp_path: Path) -> None:
+    first, last = uuid.uuid4(), uuid.uuid4()
+    with drive_with(tmp_path / "one", [named("label", first), named("object", last)]) as drive:
+        read, places = drive.read_record, list[Position]()
+
+        def failing_once(buffer: memoryview) -> int:
+            if drive.tell() not in places:
+                places.append(drive.tell())
+                read(buffer)
+                raise MediaError("a record cannot be read")
+            return read(buffer)
+
+        drive.read_record = failing_once  # type: ignore[method-assign]
+        assert [item.name and item.name.id for item in names_on(drive)] == [first, last]
