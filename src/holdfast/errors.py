@@ -8,6 +8,10 @@
     ├── CapacityError       no room: disk, cartridge, or a file too large        exit 1
     ├── IntegrityError      bytes are not what they were: data is at risk        exit 3
     ├── MediaError          a cartridge or drive failed or is not the one named  exit 3
+    ├── StateError          a dictionary or tracker cannot be kept so            exit 1
+    │   ├── InvalidKey      a key of a kind that none has; a ValueError, too
+    │   ├── InvalidValue    no JSON value; a TypeError and a ValueError, too
+    │   └── ConflictError   what was read has been changed by somebody else
     ├── OperatorNeeded      a person has to do something at the library          exit 4
     └── Interrupted         Ctrl-C; everything durable stays                     exit 130
 
@@ -102,6 +106,25 @@ class MediaError(HoldfastError):
     """A cartridge or a drive failed, or a cartridge is not the one that its barcode and journal promise."""
 
     exit_code: ClassVar[int] = EXIT_DATA_AT_RISK
+
+
+class StateError(HoldfastError):
+    """A dictionary or tracker cannot be opened, is closed or read-only, or is used in a way that cannot be kept."""
+
+
+class InvalidKey(StateError, ValueError):
+    """Keys are text, whole numbers, or tuples of such; nothing was changed."""
+
+
+class InvalidValue(StateError, TypeError, ValueError):
+    """Values are what JSON has: no NaN, no lone surrogate, no cycle, no other objects; nothing was changed."""
+
+
+class ConflictError(StateError):
+    """What was read has been changed by somebody else since, so the change that rests on it was not made.
+
+    Read again and decide again; or let the store do both at once (`transaction`, `incr`, `set`).
+    """
 
 
 class OperatorNeeded(HoldfastError):

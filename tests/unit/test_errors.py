@@ -16,6 +16,10 @@ CODES = {
     "CapacityError": 1,
     "IntegrityError": 3,
     "MediaError": 3,
+    "StateError": 1,
+    "InvalidKey": 1,
+    "InvalidValue": 1,
+    "ConflictError": 1,
     "OperatorNeeded": 4,
     "Interrupted": 130,
 }

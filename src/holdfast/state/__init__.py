@@ -1,5 +1,29 @@
-"""Work, as opposed to facts: who is doing what. Everything here can be thrown away and made again."""
+"""Work, as opposed to facts: who is doing what. Everything here can be thrown away and made again.
 
+`POD` is of use on its own: a dictionary that persists, for any number of processes::
+
+    from holdfast.state import POD
+
+    with POD("crawl.pod") as pages:
+        pages["https://example.org"] = {"links": []}
+        pages["https://example.org"]["links"].append("https://example.net")
+"""
+
+from holdfast.state.backend import Durability
+from holdfast.state.pod import POD
 from holdfast.state.runs import Run, RunLog, vault_lock
 
-__all__ = ["Run", "RunLog", "vault_lock"]
+PersistentOrderedDict = POD
+SharedPOD = POD
+SharedPersistentOrderedDict = POD
+
+__all__ = [
+    "POD",
+    "Durability",
+    "PersistentOrderedDict",
+    "Run",
+    "RunLog",
+    "SharedPOD",
+    "SharedPersistentOrderedDict",
+    "vault_lock",
+]

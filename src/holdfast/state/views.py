@@ -1,0 +1,41 @@
+"""Ways to look at a store as at a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from holdfast.state.backend import Reader, Row
+from holdfast.state.jsonvalue import load
+from holdfast.state.keys import Key, key_text, parse_key
+
+PAGE = 1000
+"""Iterating reads so many entries at once, and keeps no transaction open between."""
+
+
+def rows(reader: Reader, store: str, *, backwards: bool = False) -> Iterator[Row]:
+    """Every entry in order; what is added at the end meanwhile comes, too, and what was removed does not."""
+    after = None
+    while page := reader.page(store, after, PAGE, backwards=backwards):
+        yield from page
+        after = page[-1].seq
+
+
+class Snapshot(Mapping[Key, Any]):
+    """One state of a store."""
+
+    def __init__(self, reader: Reader, store: str) -> None:
+        self._reader = reader
+        self._store = store
+
+    def __getitem__(self, key: Key) -> Any:
+        row = self._reader.get(self._store, key_text(key))
+        if row is None:
+            raise KeyError(key)
+        return load(row.value)
+
+    def __len__(self) -> int:
+        return self._reader.count(self._store)
+
+    def __iter__(self) -> Iterator[Key]:
+        return (parse_key(row.key) for row in rows(self._reader, self._store))

@@ -1,0 +1,142 @@
+"""The dictionary against a plain one: whatever is done to it, by whichever of several handles."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from holdfast.state import POD
+
+KEYS = st.sampled_from(["a", "b", "1", 1, ("a", 1), ("a", (2,))])
+SCALARS = st.none() | st.integers(-3, 3) | st.sampled_from(["x", "é", 1.5, True])
+VALUES = st.recursive(
+    SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from("pqr"), v, max_size=3), max_leaves=6
+)
+HANDLES = st.integers(0, 1)
+MISSING = object()
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Nothing here depends on the disk, and many stores are made."""
+
+
+class Stop(Exception):
+    """Ends a transaction."""
+
+
+class PodMachine(RuleBasedStateMachine):
+    """`model` is what the store must hold; two handles write in turn, and read each other's writes at once."""
+
+    parts = Bundle("parts")
+
+    @initialize()
+    def start(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="holdfast-pod-", dir=MEMORY))
+        self.pods = [POD(self.folder / "a.pod"), POD(self.folder / "a.pod")]
+        self.model: dict[Any, Any] = {}
+
+    def teardown(self) -> None:
+        for pod in self.pods:
+            assert pod.verify() == []
+            pod.close()
+        shutil.rmtree(self.folder)
+
+    @rule(handle=HANDLES, key=KEYS, value=VALUES)
+    def set(self, handle: int, key: Any, value: Any) -> None:
+        self.pods[handle].get(key)  # who has read the newest may write
+        self.pods[handle][key] = value
+        self.model[key] = copy.deepcopy(value)
+
+    @rule(handle=HANDLES, key=KEYS)
+    def delete(self, handle: int, key: Any) -> None:
+        if self.pods[handle].get(key, MISSING) is not MISSING:
+            del self.pods[handle][key]
+            del self.model[key]
+
+    @rule(handle=HANDLES, key=KEYS, last=st.booleans())
+    def move(self, handle: int, key: Any, last: bool) -> None:
+        if key in self.model:
+            self.pods[handle].move_to_end(key, last=last)
+            value = self.model.pop(key)
+            self.model = self.model | {key: value} if last else {key: value} | self.model
+
+    @rule(handle=HANDLES, last=st.booleans())
+    def popitem(self, handle: int, last: bool) -> None:
+        if self.model:
+            key = list(self.model)[-1 if last else 0]
+            assert self.pods[handle].popitem(last=last) == (key, self.model.pop(key))
+
+    @rule(handle=HANDLES, items=st.lists(st.tuples(KEYS, VALUES), max_size=4))
+    def update(self, handle: int, items: list[tuple[Any, Any]]) -> None:
+        for key, _ in items:
+            self.pods[handle].get(key)
+        self.pods[handle].update(items)
+        self.model.update(copy.deepcopy(items))
+
+    @rule(handle=HANDLES, key=KEYS, value=VALUES)
+    def hold_and_set(self, handle: int, key: Any, value: Any) -> None:
+        pod = self.pods[handle]
+        pod.get(key)
+        with pod.hold():
+            pod[key] = value
+            assert pod[key] == value
+        self.model[key] = copy.deepcopy(value)
+
+    @rule(handle=HANDLES, key=KEYS, value=VALUES, by_name=st.booleans())
+    def change_inside(self, handle: int, key: Any, value: Any, by_name: bool) -> None:
+        target = self.model.get(key)
+        source = (self.pods[handle].set if by_name else self.pods[handle])[key] if key in self.model else None
+        for here in (target, source):
+            self._change(here, target, value)
+
+    def _change(self, here: Any, like: Any, value: Any) -> None:
+        if isinstance(like, list):
+            here.append(copy.deepcopy(value))
+        elif isinstance(like, dict):
+            here["p"] = copy.deepcopy(value)
+
+    @rule(target=parts, handle=HANDLES, key=KEYS)
+    def take(self, handle: int, key: Any) -> Any:
+        """Hold on to a value with parts; `seen` is the model's object it stands for."""
+        return self.pods[handle].get(key), self.model.get(key), key
+
+    @rule(part=parts, value=SCALARS)
+    def append_to_what_is_held(self, part: Any, value: Any) -> None:
+        alias, seen, key = part
+        if isinstance(seen, list) and self.model.get(key) is seen:
+            alias.append(value)
+            seen.append(value)
+
+    @rule(handle=HANDLES, key=KEYS, value=VALUES)
+    def come_to_nothing(self, handle: int, key: Any, value: Any) -> None:
+        pod = self.pods[handle]
+        with pytest.raises(Stop), pod.transaction():  # noqa: PT012 (what it undoes)
+            self._change(pod.get(key), self.model.get(key), value)
+            pod.get("b")
+            pod["b"] = value
+            raise Stop
+
+    @rule(handle=HANDLES, sync=st.booleans())
+    def open_again(self, handle: int, sync: bool) -> None:
+        if sync:
+            self.pods[handle].sync()
+        self.pods[handle].close()
+        self.pods[handle] = POD(self.folder / "a.pod")
+
+    @invariant()
+    def same(self) -> None:
+        for pod in self.pods:
+            assert list(pod.items()) == list(self.model.items())
+            assert len(pod) == len(self.model)
+            assert list(reversed(pod)) == list(reversed(self.model))
+
+
+TestPod = PodMachine.TestCase
+TestPod.settings = settings(max_examples=40, stateful_step_count=25)
