@@ -2,16 +2,14 @@
 
 A store is one dictionary or tracker; a database holds any number of them, by name, and one transaction spans them
 all. Rows are in the order of their `seq`; keys and values are text that nobody here looks into.
-`holdfast.testing.conformance.state` proves that a backend keeps these promises.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from threading import RLock
 from typing import Protocol, TypeAlias
 
 
@@ -39,18 +37,6 @@ class Row:
 Stamp: TypeAlias = "object"
 
 
-class Participant(Protocol):
-    """Somebody in this process who keeps copies of what is in a store."""
-
-    def committed(self, before: Stamp, after: Stamp) -> None:
-        """The transaction is done: nobody else committed anything between the two stamps."""
-        ...
-
-    def rolled_back(self) -> None:
-        """What was done in the transaction, or in an inner one, came to nothing; what stands now can be read."""
-        ...
-
-
 class Reader(Protocol):
     """Looking at a store, at one moment or at the newest."""
 
@@ -66,21 +52,25 @@ class Reader(Protocol):
 
 
 class Backend(Reader, Protocol):
-    """One open database. Safe for threads, for any number of processes, and for forking."""
-
-    mutex: RLock
-    """Guards what handles in this process share. Never taken before a transaction is begun, always inside it."""
+    """One open database. Safe for threads, for any number of processes, and for forking outside of transactions."""
 
     def make_store(self, store: str, kind: str) -> None:
         """Make the store where it is missing. Raises `StateError` where it is of another kind."""
         ...
 
+    def demand_store(self, store: str, kind: str) -> None:
+        """Raise `StateError` where there is no such store, or one of another kind. Writes nothing."""
+        ...
+
+    # -- transactions
+
     def transaction(self, durability: Durability) -> AbstractContextManager[None]:
         """Everything in the block happens at once or not at all; only one block runs at any time, anywhere.
 
         A block inside a block of the same thread belongs to it, and can come to nothing alone. When the outermost is
-        left, what it did has the highest durability that was asked for. Raises `CapacityError` when the disk is full:
-        nothing was changed.
+        left, what it did has the highest durability that was asked for. Raises `CapacityError` when the disk is full,
+        and `StateError` when blocks are not left in the order in which they were entered, the last one first: nothing
+        was changed then.
         """
         ...
 
@@ -88,36 +78,52 @@ class Backend(Reader, Protocol):
         """Whether this thread is in a transaction."""
         ...
 
-    def join(self, participant: Participant, durability: Durability) -> None:
-        """In a transaction: make it at least so durable, and tell `participant` how it ends."""
+    def demand(self, durability: Durability) -> None:
+        """In a transaction: make it at least so durable."""
         ...
 
+    def is_committed(self, store: str, row: Row | None) -> bool:
+        """In a transaction: whether the entry (or, None, that there is none) was so before the transaction, for sure."""
+        ...
+
+    def on_rollback(self, act: Callable[[], object]) -> None:
+        """In a transaction: do this when what was done so far comes to nothing; the last one told is done first."""
+        ...
+
+    def on_commit(self, act: Callable[[bool], object]) -> None:
+        """In a transaction: do this when it is done, before anybody else writes; told whether power cuts are survived."""
+        ...
+
+    # -- writing, in a transaction
+
     def put(self, store: str, key: str, value: str) -> Row:
-        """In a transaction: set the value; a new key goes to the end, a known one keeps its place."""
+        """Set the value; a new key goes to the end, a known one keeps its place."""
         ...
 
     def put_many(self, store: str, pairs: Iterable[tuple[str, str]]) -> None:
-        """In a transaction: `put` each pair; keys must differ."""
+        """`put` each pair; keys must differ."""
         ...
 
     def delete(self, store: str, key: str) -> bool:
-        """In a transaction: remove the entry; whether there was one."""
+        """Remove the entry; whether there was one."""
         ...
 
     def clear(self, store: str) -> None:
-        """In a transaction: remove all entries."""
+        """Remove all entries."""
         ...
 
     def move(self, store: str, key: str, *, last: bool) -> bool:
-        """In a transaction: put the entry at the end, or before all others; whether there is one."""
+        """Put the entry at the end, or before all others; whether there is one."""
         ...
+
+    # -- others
 
     def stamp(self) -> Stamp:
-        """Something that is equal as long as nothing has been committed by anybody."""
+        """Something that is equal as long as nothing has been committed by anybody. Not asked in a transaction."""
         ...
 
-    def sync(self) -> None:
-        """When this returns, every transaction that has returned survives a power cut."""
+    def sync(self, then: Callable[[], object]) -> None:
+        """When this returns, every transaction that has returned survives a power cut; `then` is done before others."""
         ...
 
     def snapshot(self) -> AbstractContextManager[Reader]:

@@ -1,14 +1,12 @@
-"""Changes inside a value, as operations that can be made again on what others have made of it since. Pure.
+"""Whether a change inside a value may still be made when others have changed that value since it was read. Pure.
 
 A change names the list or dictionary it is made in by the path from the value's root, and the method of `list` or
-`dict` that makes it. Where nobody else has changed the value, making it is all. Where somebody has, `apply_to_newer`
-makes it on the newer value, unless what it rests on is not there any more: then it is a `ConflictError`, never an update
-that is lost or lands elsewhere.
+`dict` that makes it. It is made on what is stored now, unless what it rests on is not there any more: then it is a
+`ConflictError`, never an update that is lost or lands elsewhere.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from holdfast.errors import ConflictError
@@ -17,33 +15,8 @@ Step: TypeAlias = "str | int"
 Path: TypeAlias = "tuple[Step, ...]"
 
 _MISSING = object()
-ONE_ITEM = frozenset({"__setitem__", "__delitem__"})
-"""Methods that rest on what stood under their first argument."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """`method` of the container at `path`, with plain arguments."""
-
-    path: Path
-    method: str
-    args: tuple[Any, ...] = ()
-    keywords: dict[str, Any] = field(default_factory=dict[str, Any])
-
-
-def apply(value: Any, change: Change) -> Any:
-    """Make the change in `value`; what the method returns. Raises what the method raises."""
-    return getattr(container_at(value, change.path), change.method)(*change.args, **change.keywords)
-
-
-def apply_to_newer(newer: Any, seen: Any, change: Change) -> Any:
-    """Make a change that was thought of before `seen` in `newer`, which others have made of it.
-
-    Raises `ConflictError` when `newer` lacks what the change rests on.
-    """
-    _check_path(newer, seen, change.path)
-    _check_items(container_at(newer, change.path), container_at(seen, change.path), change)
-    return apply(newer, change)
+_ANYWHERE = frozenset({"append", "extend", "remove", "clear", "reverse", "sort", "popitem", "setdefault"})
+"""Methods that mean the same whatever others have put in or taken out."""
 
 
 def container_at(value: Any, path: Path) -> Any:
@@ -53,28 +26,37 @@ def container_at(value: Any, path: Path) -> Any:
     return value
 
 
-def _check_path(newer: Any, seen: Any, path: Path) -> None:
-    """Every step must lead to what it led to: a place in a list may be another's by now."""
+def demand_same_place(newer: Any, seen: Any, path: Path, method: str, args: tuple[Any, ...]) -> None:
+    """Raise `ConflictError` unless a change that was thought of before `seen` means the same in `newer`."""
     for step in path:
-        if not _same_kind(newer, seen) or not _has(newer, step):
+        if not same_kind(newer, seen) or not _has(newer, step):
             raise conflict("the list or dictionary that was to be changed is gone", path)
-        if _is_list(newer) and len(newer) != len(seen) and newer[step] != seen[step]:
+        if type(step) is int and not is_only_changed_at(newer, seen, step):
             raise conflict("the list around it has been changed, so that its place is not sure", path)
         newer, seen = newer[step], seen[step]
-    if not _same_kind(newer, seen):
+    if not same_kind(newer, seen):
         raise conflict("the list or dictionary that was to be changed is gone", path)
+    if method not in _ANYWHERE:
+        _demand_same_items(newer, seen, path, method, args)
 
 
-def _check_items(newer: Any, seen: Any, change: Change) -> None:
+def is_only_changed_at(newer: list[Any], seen: list[Any], place: int) -> bool:
+    """Whether two states of a list are alike but for what stands at `place`, and what was put behind the end."""
+    count = len(seen)
+    return newer[:place] == seen[:place] and newer[place + 1 : count] == seen[place + 1 :] and len(newer) >= count
+
+
+def _demand_same_items(newer: Any, seen: Any, path: Path, method: str, args: tuple[Any, ...]) -> None:
     """What is set or removed by its name or place must be what was seen there."""
-    names: list[Any] = []
-    if change.method in ONE_ITEM or (change.method == "pop" and isinstance(newer, list) and change.args):
-        names = [change.args[0]]
-    elif change.method in ("update", "__ior__"):
-        names = list(change.args[0])
-    for name in names:
+    if _is_list(newer):
+        if (method != "pop" or args) and newer[: len(seen)] != seen:
+            raise conflict("the list is not what was read, so that the place in it is not sure", path)
+        if len(newer) != len(seen) and args and (type(args[0]) is slice or args[0] < 0):
+            raise conflict("the list is longer than what was read, so that the place in it is not sure", path)
+        return
+    for name in args[0] if method == "update" else args[:1]:
         if _item(newer, name) != _item(seen, name):
-            raise conflict(f"what stands at {name!r} is not what was read", change.path)
+            raise conflict(f"what stands at {name!r} is not what was read", path)
 
 
 def _item(value: Any, name: Any) -> Any:
@@ -84,7 +66,8 @@ def _item(value: Any, name: Any) -> Any:
         return _MISSING
 
 
-def _same_kind(one: Any, other: Any) -> bool:
+def same_kind(one: Any, other: Any) -> bool:
+    """Whether both are lists, or both are dictionaries."""
     return any(isinstance(one, kind) and isinstance(other, kind) for kind in (list, dict))
 
 
@@ -99,7 +82,7 @@ def _has(value: Any, step: Step) -> bool:
 def conflict(what: str, path: Path) -> ConflictError:
     """The error for a change that was not made."""
     return ConflictError(
-        f"somebody else changed this value meanwhile: {what}",
+        f"this value was changed meanwhile: {what}",
         place="".join(f"[{step!r}]" for step in path) or "the value itself",
         expected="what was read",
         found="another value",

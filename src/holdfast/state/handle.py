@@ -7,26 +7,36 @@ and is `dirty` until a `sync` has made sure that it survives a power cut.
 from __future__ import annotations
 
 import atexit
+import os
 import sys
-from collections.abc import Callable, Generator, Iterable, Mapping
+import threading
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 from holdfast.errors import ConflictError, HoldfastError, StateError
 from holdfast.state import sqlite
-from holdfast.state.backend import Backend, Durability, Stamp
-from holdfast.state.changes import Change
-from holdfast.state.copies import Copies
+from holdfast.state.backend import Backend, Durability
 from holdfast.state.keys import Key, parse_key
-from holdfast.state.tracked import NO_STATE, Root
+from holdfast.state.memory import Memory
+from holdfast.state.tracked import NO_STATE, Change
 
 _handles: WeakValueDictionary[int, Handle] = WeakValueDictionary()
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The text of a value that waits in memory, and the revision that it rests on; None if on none."""
+
+    text: str
+    seen: int | None
+
+
 class Handle:
-    """What every open store has. Safe for threads, other processes and forking, as its backend is."""
+    """What every open store has. Safe for threads and other processes, and for forking outside of transactions."""
 
     KIND: ClassVar[str]
 
@@ -36,25 +46,31 @@ class Handle:
         self.sync_at = sync_at
         self.read_only = read_only
         self._store = store
-        self._held: dict[str, str] = {}  # the texts of values that wait in memory, by key
-        self._holding = 0
-        self._dirty: dict[str, None] = {}
-        self._copies = Copies(self)
+        self._holding = False
+        self._memory = Memory(self)
+        self._start()
         self._backend: Backend | None = self._opened()
         _handles[id(self)] = self
+
+    def _start(self) -> None:
+        self._guard = threading.RLock()  # of what waits; taken after the backend's lock, if both are
+        self._shaping = threading.RLock()  # of values with parts, which threads may pass on to each other
+        self._waiting: dict[str, Waiting] = {}
+        self._dirty: dict[str, None] = {}
+        self._is_unsynced = False
 
     def _opened(self) -> Backend:
         if self.read_only and not (self.path / "state.db").exists():
             raise StateError("no store to read", place=str(self.path), hint="name the folder of one")
         backend = sqlite.shared(self.path)
         try:
-            backend.make_store(self._store, self.KIND)
+            (backend.demand_store if self.read_only else backend.make_store)(self._store, self.KIND)
         except BaseException:
             backend.close()
             raise
         return backend
 
-    def make(self, root: Root, change: Callable[[], Change], locally: Callable[[], Any]) -> Any:
+    def make(self, change: Change) -> Any:
         """Make a change inside a stored value, as `tracked` asks for it."""
         raise NotImplementedError
 
@@ -76,7 +92,7 @@ class Handle:
     def close(self) -> None:
         """Make everything durable and let go. More than once is as once."""
         if self._backend is not None:
-            self._holding = 0
+            self._holding = False
             self.sync()
             backend, self._backend = self._backend, None
             _handles.pop(id(self), None)
@@ -98,142 +114,138 @@ class Handle:
         block raises: then nothing was changed.
         """
         self._check_writable()
-        asked = Durability(durability or self.durability)
-        self._flush()
         backend = self._use()
-        with backend.transaction(asked), self._paused():
-            backend.join(self, asked)
-            self._copies.joined()
+        with backend.transaction(Durability(durability or self.durability)):
+            self._write_waiting(backend)
             yield self
-        if not backend.inside():
-            self._dirty = {} if asked is Durability.POWER else self._dirty
-            self._sync_if_many()
-
-    @contextmanager
-    def _paused(self) -> Generator[None, None, None]:
-        """In a transaction nothing is held back: it is in memory until the end anyway."""
-        holding, self._holding = self._holding, -1
-        try:
-            yield
-        finally:
-            self._holding = holding
+        self._sync_if_many()
 
     @contextmanager
     def _writing(self) -> Generator[Backend, None, None]:
+        """A transaction for one write, or the one that this thread is in; what waits in memory is written before."""
         self._check_writable()
         backend = self._use()
         if backend.inside():
-            with backend.mutex:
-                self._join(backend)
-                yield backend
+            backend.demand(self.durability)
+            self._write_waiting(backend)
+            yield backend
         else:
-            with backend.transaction(self.durability), backend.mutex:
-                self._join(backend)
+            with backend.transaction(self.durability):
+                self._write_waiting(backend)
                 yield backend
-
-    def _join(self, backend: Backend) -> None:
-        backend.join(self, self.durability)
-        self._copies.joined()
-
-    def committed(self, before: Stamp, after: Stamp) -> None:
-        """Told by the backend."""
-        self._copies.committed(before, after)
-
-    def rolled_back(self) -> None:
-        """Told by the backend: whoever holds a list or dictionary sees again what is stored."""
-        backend = self._use()
-
-        def rev_of(key: str) -> int:
-            row = backend.get(self._store, key)
-            return NO_STATE if row is None else row.rev
-
-        with backend.mutex:
-            self._copies.rolled_back(rev_of)
-            for root in self._copies.roots():
-                root.rev = NO_STATE
-                if (row := backend.get(self._store, root.key)) is not None:
-                    self._copies.renew(row)
-            if not backend.inside():
-                self._copies.left()
+            self._sync_if_many()
 
     def _check_unchanged(self, backend: Backend, text: str) -> None:
         """Raise `ConflictError` when this thread has read the entry and somebody else has changed it since."""
-        noted = self._copies.noted(text)
-        if noted is None:
-            return
-        row = backend.get(self._store, text)
-        if noted != (NO_STATE if row is None else row.rev):
-            self._copies.forget_note(text)
-            raise ConflictError(
-                "somebody else changed this entry after it was read",
-                place=f"{self.path}, key {text}",
-                expected="what was read",
-                found="another value" if row else "none: it was removed",
-                hint="read it and decide again, or set it again to overwrite; `incr` and `transaction` are exact",
-            )
+        seen = self._memory.seen(text)
+        if seen is not None and not self._is_at(backend, text, seen):
+            self._memory.forget_seen(text)
+            raise self._lost_race(text)
 
-    # -- when what is durable
+    def _is_at(self, backend: Backend, text: str, rev: int) -> bool:
+        row = backend.get(self._store, text)
+        return rev == (NO_STATE if row is None else row.rev)
+
+    def _lost_race(self, text: str) -> ConflictError:
+        return ConflictError(
+            "somebody else changed this entry after it was read",
+            place=f"{self.path}, key {text}",
+            expected="what was read",
+            found="another value, or none",
+            hint="read it and decide again, or set it again to overwrite; `incr` and `transaction` are exact",
+        )
+
+    # -- what waits in memory
 
     def _is_buffering(self) -> bool:
+        """Whether what is set now waits; in a transaction nothing does, as it is not written before its end anyway."""
         self._check_writable()
-        return self._holding > 0 or (self._holding == 0 and self.durability is Durability.BUFFERED)
+        return (self._holding or self.durability is Durability.BUFFERED) and not self._use().inside()
+
+    def _wait(self, text: str, value: str) -> None:
+        with self._guard:
+            before = self._waiting.get(text)
+            self._waiting[text] = Waiting(value, self._memory.seen(text) if before is None else before.seen)
 
     def _flush(self) -> None:
         """Write what waits in memory."""
-        if self._held:
-            with self._writing() as backend:
-                held, self._held = self._held, {}
-                try:
-                    self._put_group(backend, held)
-                except BaseException:
-                    self._held = held | self._held
-                    raise
+        if self._waiting:
+            with self._writing():
+                pass
 
-    def _wrote(self, text: str) -> None:
-        self._mark([text])
-        self._sync_if_many()
+    def _write_waiting(self, backend: Backend) -> None:
+        """In a transaction: write what waits in memory; if that comes to nothing, it waits again."""
+        if not self._waiting:
+            return
+        with self._guard:
+            waiting, self._waiting = self._waiting, {}
+        backend.on_rollback(lambda: self._wait_again(waiting))
+        for text, item in waiting.items():
+            if item.seen is not None and not self._is_at(backend, text, item.seen):
+                raise self._lost_race(text)
+            self._memory.wrote(text, backend)
+        self._put_group(backend, {text: item.text for text, item in waiting.items()})
 
-    def _mark(self, texts: Iterable[str]) -> None:
-        if self.durability is not Durability.POWER:
-            self._dirty.update(dict.fromkeys(texts))
+    def _wait_again(self, waiting: dict[str, Waiting]) -> None:
+        with self._guard:
+            self._waiting = waiting | self._waiting
+
+    # -- when what is durable
+
+    def _wrote(self, backend: Backend, texts: Iterable[str]) -> None:
+        """In a transaction: these entries are not safe from a power cut, unless its commit is."""
+        keys = dict.fromkeys(texts)
+
+        def committed(is_power_safe: bool) -> None:
+            if is_power_safe:
+                self._all_safe()
+            else:
+                self._dirty.update(keys)
+                self._is_unsynced = True
+
+        backend.on_commit(committed)
+
+    def _all_safe(self) -> None:
+        self._dirty.clear()
+        self._is_unsynced = False
 
     def _sync_if_many(self) -> None:
-        waiting = len(self._dirty) + len(self._held)
-        if waiting >= self.sync_at and self._holding <= 0 and not self._use().inside():
+        if len(self._dirty) + len(self._waiting) >= self.sync_at and not self._holding and not self._use().inside():
             self.sync()
 
     def sync(self) -> None:
         """When this returns, everything that was written survives a power cut."""
-        if self._use().inside():
+        backend = self._use()
+        if backend.inside():
             raise StateError("nothing is durable inside a transaction", hint="call sync() after the block")
         self._flush()
-        if self._dirty:
-            self._use().sync()
-            self._dirty.clear()
+        if self._is_unsynced or self._dirty:
+            backend.sync(self._all_safe)
 
     def dirty(self) -> set[Key]:
         """The keys written by this handle that might not survive a power cut yet."""
-        return {parse_key(text) for text in (*self._dirty, *self._held)}
+        with self._guard:
+            return {parse_key(text) for text in (*tuple(self._dirty), *self._waiting)}
 
     def hold(self) -> _Held:
         """Keep what is set from now on in memory, until `unhold` or `sync`; also as `with pod.hold():`."""
         self._check_writable()
-        self._holding = 1
+        self._holding = True
         return _Held(self)
 
     def unhold(self) -> None:
         """Write what was held, and sync when it was more than `sync_at`."""
-        self._holding = 0
-        many = len(self._held) >= self.sync_at
+        self._holding = False
+        many = len(self._waiting) >= self.sync_at
         self._flush()
         if many:
             self.sync()
 
     def revert(self) -> None:
         """Forget what is held in memory and was not written."""
-        self._held.clear()
-        with self._use().mutex:
-            self._copies.forget()
+        with self._guard:
+            self._waiting.clear()
+        self._memory.forget_values()
 
     def verify(self) -> list[str]:
         """Read everything back; what is not as it was written, in words. Empty when all is well."""
@@ -258,6 +270,11 @@ class Handle:
         finally:
             self.unlock()
 
+    def begin_in_child(self) -> None:
+        """After a fork, in the child: what waits is the parent's to write, and so is what must be made durable."""
+        self._start()
+        self._memory.forget_values()
+
 
 class _Held:
     """`with pod.hold():`"""
@@ -275,11 +292,18 @@ class _Held:
 def _write_all_held() -> None:
     """At the end of the process, what is still held in memory is written."""
     for handle in list(_handles.values()):
+        count = len(handle.dirty())
         try:
             handle.unhold()
         except HoldfastError as error:
-            lost = f"{len(handle.dirty())} entries that were held in memory are lost"
+            lost = f"{count} entries that were held in memory are lost"
             sys.stderr.write(f"holdfast: {handle.path}: {lost}: {error}\n")
 
 
+def _begin_all_in_child() -> None:
+    for handle in list(_handles.values()):
+        handle.begin_in_child()
+
+
 atexit.register(_write_all_held)
+os.register_at_fork(after_in_child=_begin_all_in_child)

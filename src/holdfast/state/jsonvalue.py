@@ -15,6 +15,8 @@ from holdfast.errors import InvalidValue
 Parts: TypeAlias = "dict[object, object] | list[object] | tuple[object, ...]"
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
+MAX_DEPTH = 100
+"""Lists and dictionaries inside each other: what Python can still write may be too deep for it to read."""
 _CONTAINERS = (dict, list, tuple)
 _SCALARS = {str, int, float, bool, type(None)}
 _STR_ONLY = {str}
@@ -34,7 +36,7 @@ def dump(value: object) -> str:
     except (TypeError, ValueError) as error:
         raise InvalidValue("a value that JSON does not have", found=str(error)) from error
     if isinstance(value, _CONTAINERS):
-        _check_names(cast("Parts", value))
+        _check_parts(cast("Parts", value), MAX_DEPTH)
     return text
 
 
@@ -48,8 +50,10 @@ def plain(value: Any) -> Any:
     return load(dump(value))
 
 
-def _check_names(value: Parts) -> None:
-    """Two names of a dictionary must not become one: 1 and '1' do in JSON."""
+def _check_parts(value: Parts, depth: int) -> None:
+    """Two names of a dictionary must not become one, as 1 and '1' do in JSON; and what is inside may be so deep."""
+    if not depth:
+        raise InvalidValue("a value that is nested too deeply", expected=f"at most {MAX_DEPTH} inside each other")
     if isinstance(value, dict):
         if set(map(type, value)) - _STR_ONLY and len(set(map(_name, value))) != len(value):
             raise InvalidValue("a dictionary with names that are one in JSON", found=repr(value)[:80])
@@ -59,7 +63,7 @@ def _check_names(value: Parts) -> None:
     if set(map(type, parts)) - _SCALARS:
         for part in parts:
             if isinstance(part, _CONTAINERS):
-                _check_names(cast("Parts", part))
+                _check_parts(cast("Parts", part), depth - 1)
 
 
 def _name(key: object) -> str:

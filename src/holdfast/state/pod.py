@@ -28,16 +28,15 @@ from typing import Any, Self
 
 from holdfast.errors import InvalidValue
 from holdfast.state.backend import Backend, Durability, Row
-from holdfast.state.changes import Change, apply_to_newer, conflict
-from holdfast.state.copies import MISSING
+from holdfast.state.changes import conflict, demand_same_place
 from holdfast.state.handle import Handle
 from holdfast.state.jsonvalue import dump, load
 from holdfast.state.keys import Key, key_text, parse_key
+from holdfast.state.memory import MISSING
 from holdfast.state.proxy import Setter
-from holdfast.state.tracked import NO_STATE, Root
+from holdfast.state.tracked import Change, Root, place_of
 from holdfast.state.views import Snapshot, rows
 
-SCALARS = (str, int, float, bool, type(None))
 GROUP = 5000
 """`update` writes so many at once, all in one transaction."""
 DEFAULT_SYNC_AT = 1000
@@ -107,28 +106,51 @@ class POD(Handle, MutableMapping[Key, Any]):
         return default if value is MISSING else value
 
     def _find(self, text: str) -> Any:
-        if text in self._held:
-            value = load(self._held[text])
-            if not isinstance(value, (dict, list)):
+        if text in self._waiting:
+            value = self._find_waiting(text)
+            if value is not MISSING:
                 return value
-            self._flush()  # a value with parts is changed where it is stored
         backend = self._use()
-        with backend.mutex:
-            if backend.inside():
-                self._join(backend)
-            elif (value := self._copies.current(text, backend.stamp())) is not MISSING:
-                return value
-            row = backend.get(self._store, text)
-            if row is not None:
-                return self._copies.take(row)
-            self._copies.note(text, NO_STATE)
+        if backend.inside():
+            return self._find_inside(backend, text)
+        value = self._memory.fresh(text, backend.stamp())
+        if value is not MISSING:
+            return value
+        row = backend.get(self._store, text)
+        if row is None:
+            self._memory.see_nothing(text)
             return MISSING
+        with self._shaping:
+            return self._memory.read(row)
+
+    def _find_waiting(self, text: str) -> Any:
+        """A value with parts is written, as it is changed where it is stored."""
+        with self._guard:
+            waiting = self._waiting.get(text)
+        value = MISSING if waiting is None else load(waiting.text)
+        if isinstance(value, (dict, list)):
+            self._flush()
+            return MISSING
+        return value
+
+    def _find_inside(self, backend: Backend, text: str) -> Any:
+        row = backend.get(self._store, text)
+        undo_in = None if backend.is_committed(self._store, row) else backend
+        if row is None:
+            self._memory.see_nothing(text, undo_in)
+            return MISSING
+        with self._shaping:
+            return self._memory.read_once(row, undo_in)
 
     def __contains__(self, key: object) -> bool:
         text = key_text(key)
-        if text in self._held or self._use().get(self._store, text) is not None:
+        if text in self._waiting:
             return True
-        self._copies.note(text, NO_STATE)
+        backend = self._use()
+        if backend.get(self._store, text) is not None:
+            return True
+        is_committed = not backend.inside() or backend.is_committed(self._store, None)
+        self._memory.see_nothing(text, None if is_committed else backend)
         return False
 
     def __len__(self) -> int:
@@ -147,8 +169,10 @@ class POD(Handle, MutableMapping[Key, Any]):
 
     def _pairs(self, *, backwards: bool = False) -> Iterator[tuple[Key, Any]]:
         for row in self._rows(backwards=backwards):
-            with self._use().mutex:
-                value = self._copies.take(row, keep=False)
+            backend = self._use()
+            is_committed = not backend.inside() or backend.is_committed(self._store, row)
+            with self._shaping:
+                value = self._memory.read_once(row, None if is_committed else backend)
             yield parse_key(row.key), value
 
     def keys(self) -> KeysView[Key]:
@@ -181,48 +205,50 @@ class POD(Handle, MutableMapping[Key, Any]):
 
     def __setitem__(self, key: Key, value: Any) -> None:
         text = key_text(key)
-        if self._copies.is_root(text, value):
+        if self._is_stored(text, value):
             return  # `pod[key] += …` sets what it has changed already
         dumped = dump(value)
         if self._is_buffering():
-            self._held[text] = dumped
+            self._wait(text, dumped)
             self._sync_if_many()
             return
         with self._writing() as backend:
             self._check_unchanged(backend, text)
-            row = backend.put(self._store, text, dumped)
-            self._copies.replaced(text)
-            self._copies.written(row, value if type(value) in SCALARS else MISSING)
-        self._wrote(text)
+            backend.put(self._store, text, dumped)
+            self._memory.replaced(text, backend)
+            self._wrote(backend, [text])
+
+    def _is_stored(self, text: str, value: Any) -> bool:
+        """Whether `value` is the very list or dictionary that stands under the key now."""
+        if text in self._waiting or not self._memory.is_root(text, value):
+            return False
+        row = self._use().get(self._store, text)
+        return row is not None and self._memory.is_at(text, row.rev)
 
     def __delitem__(self, key: Key) -> None:
-        self._flush()
         text = key_text(key)
         with self._writing() as backend:
             self._check_unchanged(backend, text)
             if not backend.delete(self._store, text):
                 raise KeyError(key)
-            self._copies.replaced(text)
-            self._copies.forget_note(text)
+            self._memory.replaced(text, backend)
+            self._wrote(backend, [text])
 
     def update(self, *others: Any, **more: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Set the entries of each mapping (or iterable of pairs), the later ones winning; all or none of them."""
-        self._flush()
         with self._writing() as backend:
             for other in (*others, more):
                 pairs = iter(other.items() if isinstance(other, Mapping) else _pairs_of(other))  # pyright: ignore[reportUnknownArgumentType]
                 while group := {key_text(key): dump(value) for key, value in islice(pairs, GROUP)}:
                     self._put_group(backend, group)
-        self._sync_if_many()
 
     def _put_group(self, backend: Backend, group: Mapping[str, str]) -> None:
-        for text in self._copies.noted_among(group):
+        for text in self._memory.seen_among(group):
             self._check_unchanged(backend, text)
-            self._copies.forget_note(text)
         backend.put_many(self._store, group.items())
-        for text in group:
-            self._copies.replaced(text)
-        self._mark(group)
+        for text in self._memory.known_among(group):
+            self._memory.replaced(text, backend)
+        self._wrote(backend, group)
 
     def __ior__(self, other: Any) -> Self:
         self.update(other)
@@ -255,19 +281,18 @@ class POD(Handle, MutableMapping[Key, Any]):
 
     def clear(self) -> None:
         """Remove all entries."""
-        self._held.clear()
         with self._writing() as backend:
-            for root in self._copies.roots():
-                self._copies.replaced(root.key)
             backend.clear(self._store)
-            self._copies.forget()
+            self._memory.replaced_all(backend)
+            self._wrote(backend, [])
 
     def move_to_end(self, key: Key, last: bool = True) -> None:
         """Put the entry at the end, or at the begin. Raises `KeyError`."""
-        self._flush()
+        text = key_text(key)
         with self._writing() as backend:
-            if not backend.move(self._store, key_text(key), last=last):
+            if not backend.move(self._store, text, last=last):
                 raise KeyError(key)
+            self._wrote(backend, [text])
 
     def incr(self, key: Key, by: float = 1, default: float = 0) -> Any:
         """Add to a number, starting from `default`; what it is now. Exact, whoever else does the same."""
@@ -284,16 +309,15 @@ class POD(Handle, MutableMapping[Key, Any]):
         return Setter(self._edit, self._overwrite, self._remove)
 
     def _overwrite(self, key: Key, value: Any) -> None:
-        self._copies.forget_note(key_text(key))
+        self._memory.forget_seen(key_text(key))
         self[key] = value
 
     def _remove(self, key: Key) -> None:
-        self._copies.forget_note(key_text(key))
+        self._memory.forget_seen(key_text(key))
         del self[key]
 
     def _edit(self, key: Key, edit: Callable[[Any], tuple[Any, Any]]) -> Any:
         """Replace the value under `key` by the first of what `edit` makes of it; the second is returned."""
-        self._flush()
         text = key_text(key)
         with self._writing() as backend:
             row = backend.get(self._store, text)
@@ -302,43 +326,53 @@ class POD(Handle, MutableMapping[Key, Any]):
             value, result = edit(load(row.value))
             dumped = dump(value)
             if dumped != row.value:
-                self._copies.written(backend.put(self._store, text, dumped))
-                self._mark([text])
+                backend.put(self._store, text, dumped)
+                self._memory.wrote(text, backend)
+                self._wrote(backend, [text])
         return result
 
     # -- changes inside values, asked for by `tracked`
 
-    def make(self, root: Root, change: Callable[[], Change], locally: Callable[[], Any]) -> Any:
+    def make(self, change: Change) -> Any:
         """Make a change in the stored value, and in the one at hand. Raises `ConflictError` and what the method does."""
-        self._flush()
-        with self._writing() as backend:
-            row = backend.get(self._store, root.key)
-            if row is None:
-                raise conflict("it was removed", change().path)
+        with self._writing() as backend, self._shaping:
+            root, row = self._at_newest(backend, change)
+            before = root.rev
             try:
-                value, result = self._changed(root, row, change, locally)
-                dumped = dump(value)
+                result = change.make()
+                dumped = dump(root.value)
+                if dumped != row.value:
+                    root.rev = backend.put(self._store, root.key, dumped).rev
             except BaseException:
-                root.renew(row.rev, load(row.value))
+                change.undo()
                 raise
+
+            def undo() -> None:
+                change.undo()
+                root.rev = before
+
+            backend.on_rollback(undo)
+            self._memory.wrote(root.key, backend)
             if dumped != row.value:
-                row = backend.put(self._store, root.key, dumped)
-            if value is not root.value:
-                root.renew(row.rev, value)
-            root.rev = row.rev
-            self._copies.written(row)
-        self._wrote(root.key)
+                self._wrote(backend, [root.key])
         return result
 
-    def _changed(
-        self, root: Root, row: Row, change: Callable[[], Change], locally: Callable[[], Any]
-    ) -> tuple[Any, Any]:
-        if row.rev == root.rev:
-            result = locally()
-            return root.value, result
-        newer = load(row.value)
-        result = apply_to_newer(newer, root.value, change())
-        return newer, result
+    def _at_newest(self, backend: Backend, change: Change) -> tuple[Root, Row]:
+        """The root of the value that is to be changed, being what is stored now."""
+        place = place_of(change.node)
+        if place is None:
+            raise conflict("what was to be changed is no part of it any more", ())
+        root, path = place
+        row = backend.get(self._store, root.key)
+        if row is None:
+            raise conflict("it was removed", path)
+        if row.rev != root.rev:
+            newer = load(row.value)
+            demand_same_place(newer, root.value, path, change.method, change.args)
+            root.renew(row.rev, newer)
+            if not backend.is_committed(self._store, row):
+                backend.on_rollback(root.become_stale)
+        return root, row
 
     def sync_key(self, key: Key) -> None:
         """As `sync`. Raises `KeyError` where there is no such entry."""

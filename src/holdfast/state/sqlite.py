@@ -9,7 +9,9 @@ happen under the lock: one beside a commit can, very rarely, corrupt a WAL in SQ
 (https://www.sqlite.org/wal.html, "The WAL-reset bug").
 
 Each process has two connections, one that writes and one that reads, so that no thread sees another's unfinished
-work. After a fork the child opens its own, and leaves its parent's alone.
+work. Nothing is open while a process forks: SQLite keeps a table of its locks in memory, and a child that inherits it
+would take no lock in the kernel (https://www.sqlite.org/howtocorrupt.html, section 2.6). Both sides open again when they
+need to; a child that was forked in the middle of a transaction cannot use the store at all, and is told so.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import os
 import re
 import sqlite3
 import threading
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -30,7 +32,7 @@ from zlib import crc32
 
 from holdfast import durable
 from holdfast.errors import HoldfastError, IntegrityError, StateError
-from holdfast.state.backend import Durability, Participant, Reader, Row, Stamp
+from holdfast.state.backend import Durability, Reader, Row, Stamp
 from holdfast.state.locks import CommitLock
 from holdfast.state.place import prepare_folder
 
@@ -42,6 +44,10 @@ GROUP = 5000
 """So many entries are written with one call."""
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for a program that writes without our lock, such as SQLite's own shell."""
+FORK_TIMEOUT_S = 30.0
+"""How long a fork waits for the transactions of other threads."""
+EXIT_TIMEOUT_S = 5.0
+"""How long the end of a process waits for the transactions of threads that are still there."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -70,6 +76,15 @@ def check_sum(key: str, value: str) -> int:
     return crc32(value.encode(), crc32(key.encode() + b"\0"))
 
 
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """Where a transaction, or one inside it, began: what to undo when it comes to nothing."""
+
+    undo: int
+    commit: int
+    states: dict[str, _StoreState]
+
+
 @dataclass(slots=True)
 class _StoreState:
     """What a transaction has made of a store's own numbers."""
@@ -78,6 +93,11 @@ class _StoreState:
     first_seq: int
     last_seq: int
     rev: int
+    first_rev: int = -1  # that of the committed store
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        self.first_rev = self.rev if self.first_rev < 0 else self.first_rev
 
 
 class _Looking:
@@ -123,12 +143,16 @@ class SqliteBackend:
         self.folder = folder
         self.path = folder / "state.db"
         self.users = 0
-        self.mutex = threading.RLock()
+        self._unusable = ""
         self._commit_lock = CommitLock(folder / "commit.lock")
+        self._mutex = threading.RLock()  # guards the connection that reads, opening and closing; taken after the lock
+        self._opened = 0
         self._nothing_open()
-        self._stores: set[str] = set()
         try:
-            self._connect()
+            with self._explained():
+                self._make_if_missing()
+                self._connect()
+            self._identity = self._identity_now()
         except BaseException:
             self._disconnect()
             self._commit_lock.close()
@@ -136,42 +160,44 @@ class SqliteBackend:
 
     def _nothing_open(self) -> None:
         self._open: list[sqlite3.Connection] = []
-        self._depth = 0
+        self._writer: _Looking | None = None
+        self._reader: _Looking | None = None
+        self._snapshots = 0
+        self._levels: list[_Level] = []
+        self._undo: list[Callable[[], object]] = []
+        self._tell: list[Callable[[bool], object]] = []
         self._full = False
         self._fold_at_bytes = CHECKPOINT_BYTES
         self._level_is_full: bool | None = None  # what SQLite begins with is the builder's choice
         self._states: dict[str, _StoreState] = {}
-        self._participants: dict[int, Participant] = {}
 
     # -- opening and closing
 
+    def _make_if_missing(self) -> None:
+        """Make the database, under the lock; one that is there is opened without waiting for whoever writes."""
+        if self._is_made():
+            return
+        self._commit_lock.acquire()
+        try:
+            self._make()
+        finally:
+            self._commit_lock.release()
+
     def _connect(self) -> None:
-        """Open both connections, without waiting for whoever writes, unless the database is still to be made."""
-        with self._explained():
-            if not self._is_made():
-                self._commit_lock.acquire()
-                try:
-                    self._make()
-                finally:
-                    self._commit_lock.release()
-            self._writer = _Looking(self._connection(), self.path)
-            self._reader = _Looking(self._connection(), self.path)
-            self._reader.connection.execute("PRAGMA query_only=ON")
+        self._writer = _Looking(self._open[0] if self._open else self._connection(), self.path)
+        self._reader = _Looking(self._connection(), self.path)
+        self._reader.connection.execute("PRAGMA query_only=ON")
+        self._opened += 1
 
     def _is_made(self) -> bool:
         if not self.path.exists():
             return False
-        connection = self._connection()
-        try:
-            return self._format_of(connection) is not None
-        finally:
-            self._open.remove(connection)
-            connection.close()
+        return self._format_of(self._connection()) is not None
 
     def _make(self) -> None:
         if not self.path.exists():
             os.close(durable.create_file(self.path))
-        connection = self._connection()
+        connection = self._open[0] if self._open else self._connection()
         mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
         if mode != "wal":
             raise StateError(
@@ -215,6 +241,54 @@ class SqliteBackend:
         connection.execute("PRAGMA cache_size=-4000")
         return connection
 
+    def _identity_now(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _check_place(self) -> None:
+        """Raise `StateError` when the folder is gone, or another one: what is written would be nowhere."""
+        if self._identity_now() != self._identity:
+            raise StateError(
+                "the folder of an open store was moved or deleted; nothing was written",
+                place=str(self.path),
+                expected="the database that was opened",
+                found="another one" if self.path.exists() else "none",
+                hint="put it back, or close the store and open it again",
+            )
+
+    def _opened_reader(self) -> _Looking:
+        """Under the mutex: the connection that reads."""
+        if self._reader is None:
+            self._open_again()
+        assert self._reader is not None
+        return self._reader
+
+    def _opened_writer(self) -> sqlite3.Connection:
+        """Under the commit lock: the connection that writes."""
+        if self._writer is None:
+            with self._mutex:
+                self._open_again()
+        assert self._writer is not None
+        return self._writer.connection
+
+    def _open_again(self) -> None:
+        """After a fork."""
+        self._check_usable()
+        self._check_place()
+        self._connect()
+
+    def _check_usable(self) -> None:
+        if self._unusable:
+            raise StateError(
+                "this store cannot be used here",
+                place=str(self.path),
+                found=self._unusable,
+                hint="fork outside of transactions and snapshots, or start the process with spawn",
+            )
+
     def close(self) -> None:
         with _registry_lock:
             self.users -= 1
@@ -223,28 +297,47 @@ class SqliteBackend:
             _registry.pop(self.folder, None)
         self.shut()
 
-    def shut(self) -> None:
-        """Close, whoever still uses it."""
-        self._commit_lock.acquire()
-        try:
-            self._disconnect()
-        finally:
-            self._commit_lock.release()
-            self._commit_lock.close()
+    def shut(self, timeout_s: float = -1) -> None:
+        """Close, whoever still uses it. The last one to close folds the WAL in, so this is done under the lock."""
+        if self._commit_lock.acquire(timeout_s):
+            try:
+                with self._mutex:
+                    self._unusable = "it is closed"
+                    self._disconnect()
+            finally:
+                self._commit_lock.close()
 
     def _disconnect(self) -> None:
-        """The last to close folds the WAL in, so this is done under the lock."""
+        self._reader = self._writer = None
+        self._level_is_full = None
         while self._open:
             self._open.pop().close()
 
-    def forget_in_child(self) -> None:
-        """After a fork, in the child: the parent's connections are left alone, and new ones opened."""
-        for connection in self._open:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))  # never closed: that would be the parent's
-        self.mutex = threading.RLock()
-        self._commit_lock.forget_in_child()
+    # -- forking
+
+    def before_fork(self) -> None:
+        """Close everything, when the other threads have ended their transactions; nobody goes on before `after_fork`."""
+        self._is_forking = not self.inside() and self._commit_lock.acquire(FORK_TIMEOUT_S)
+        if not self._is_forking:
+            return
+        self._mutex.acquire()
+        if not self._snapshots:
+            self._disconnect()
+
+    def after_fork(self) -> None:
+        """In the parent: all go on."""
+        if self._is_forking:
+            self._mutex.release()
+            self._commit_lock.release()
+
+    def after_fork_in_child(self) -> None:
+        if self._open:  # never closed here, which would be closing for the parent, nor used
+            for connection in self._open:
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+            self._unusable = "this process was forked in the middle of a transaction or a snapshot"
         self._nothing_open()
-        self._connect()
+        self._mutex = threading.RLock()
+        self._commit_lock.forget_in_child()
 
     # -- errors
 
@@ -269,17 +362,27 @@ class SqliteBackend:
     def make_store(self, store: str, kind: str) -> None:
         if not STORE_NAME.fullmatch(store):
             raise StateError("a store cannot have this name", expected=STORE_NAME.pattern, found=repr(store))
+        if self._kind_of(store) is None:
+            with self.transaction(Durability.POWER), self._explained():
+                connection = self._writing()
+                connection.execute(ENTRY_TABLE.format(store=store))
+                connection.execute("INSERT OR IGNORE INTO store (name, kind) VALUES (?, ?)", (store, kind))
+        self.demand_store(store, kind)
+
+    def demand_store(self, store: str, kind: str) -> None:
+        found = self._kind_of(store)
+        if found != kind:
+            raise StateError(
+                "there is no such store" if found is None else f"this store is a {found}",
+                place=f"{self.path}, store {store!r}",
+                expected=kind,
+                found=found or "none",
+            )
+
+    def _kind_of(self, store: str) -> str | None:
         with self._looking() as looking:
             found = looking.connection.execute("SELECT kind FROM store WHERE name = ?", (store,)).fetchone()
-        if found is None:
-            with self.transaction(Durability.POWER):
-                self._writer.connection.execute(ENTRY_TABLE.format(store=store))
-                self._writer.connection.execute("INSERT OR IGNORE INTO store (name, kind) VALUES (?, ?)", (store, kind))
-            self.make_store(store, kind)
-        elif found[0] != kind:
-            raise StateError(
-                f"this store is a {found[0]}", place=f"{self.path}, store {store!r}", expected=kind, found=found[0]
-            )
+        return None if found is None else found[0]
 
     # -- reading
 
@@ -287,10 +390,10 @@ class SqliteBackend:
     def _looking(self) -> Generator[_Looking, None, None]:
         with self._explained():
             if self.inside():
-                yield self._writer
+                yield self._whole()
             else:
-                with self.mutex:
-                    yield self._reader
+                with self._mutex:
+                    yield self._opened_reader()
 
     def get(self, store: str, key: str) -> Row | None:
         with self._looking() as looking:
@@ -307,120 +410,183 @@ class SqliteBackend:
             return looking.count(store)
 
     def stamp(self) -> Stamp:
-        return self._reader.connection.execute("PRAGMA data_version").fetchone()[0]
+        with self._mutex:
+            try:
+                (version,) = self._opened_reader().connection.execute("PRAGMA data_version").fetchone()
+            except sqlite3.Error as error:
+                raise self._explanation(str(error)) from error
+            return self._opened, version
 
     @contextmanager
     def snapshot(self) -> Generator[Reader, None, None]:
-        with self._explained():
+        with self._mutex, self._explained():
+            self._opened_reader()
             connection = self._connection()
-            try:
+            self._snapshots += 1
+        try:
+            with self._explained():
                 connection.execute("BEGIN")
                 connection.execute("SELECT count(*) FROM meta").fetchone()  # from here on, one state
-                yield _Looking(connection, self.path)
-            finally:
-                self._open.remove(connection)
-                self._commit_lock.acquire()
-                try:
+            yield _Looking(connection, self.path)
+        finally:
+            self._commit_lock.acquire()
+            try:
+                with self._mutex:
+                    self._snapshots -= 1
+                    if connection in self._open:
+                        self._open.remove(connection)
                     connection.close()
-                finally:
-                    self._commit_lock.release()
+            finally:
+                self._commit_lock.release()
 
     # -- transactions
 
     def inside(self) -> bool:
-        return self._depth > 0 and self._commit_lock.held()
+        return bool(self._levels) and self._commit_lock.held()
 
-    def join(self, participant: Participant, durability: Durability) -> None:
+    def demand(self, durability: Durability) -> None:
         self._full |= durability is Durability.POWER
-        self._participants[id(participant)] = participant
+
+    def is_committed(self, store: str, row: Row | None) -> bool:
+        state = self._states.get(store)
+        return state is None or (not state.removed if row is None else row.rev <= state.first_rev)
+
+    def on_rollback(self, act: Callable[[], object]) -> None:
+        self._undo.append(act)
+
+    def on_commit(self, act: Callable[[bool], object]) -> None:
+        self._tell.append(act)
 
     @contextmanager
     def transaction(self, durability: Durability) -> Generator[None, None, None]:
         with self._explained():
-            self._commit_lock.acquire()
-            try:
-                if self._depth == 0:
-                    yield from self._outermost(durability)
-                else:
-                    self._full |= durability is Durability.POWER
-                    yield from self._inner()
-            finally:
-                self._commit_lock.release()
-
-    def _outermost(self, durability: Durability) -> Generator[None, None, None]:
-        self._fold_if_long()
-        self._set_level(full=durability is Durability.POWER)
-        self._writer.connection.execute("BEGIN IMMEDIATE")
-        self._full = durability is Durability.POWER
-        self._depth = 1
+            level = self._begin(durability)
         try:
             yield
-            self._commit()
+            with self._explained():
+                self._end(level)
         except BaseException:
-            if self._writer.connection.in_transaction:
+            with self._explained():
+                self._come_to_nothing(level)
+            raise
+        finally:
+            self._commit_lock.release()
+
+    def _begin(self, durability: Durability) -> int:
+        """Begin a transaction, or one inside it; which level it is. The lock is held when this returns."""
+        self.lock()
+        try:
+            connection = self._opened_writer()
+            if self._levels:
+                self._whole().connection.execute(f"SAVEPOINT level_{len(self._levels)}")
+            else:
+                self._begin_outermost(connection, full=durability is Durability.POWER)
+            states = {store: replace(state) for store, state in self._states.items()}
+            self._levels.append(_Level(len(self._undo), len(self._tell), states))
+        except BaseException:
+            if not self._levels and self._writer is not None and self._writer.connection.in_transaction:
                 self._writer.connection.execute("ROLLBACK")
-            self._depth = 0
-            self._undone({})
+            self._commit_lock.release()
             raise
-        finally:
-            self._depth = 0
-            self._states = {}
-            self._participants = {}
+        self.demand(durability)
+        return len(self._levels)
 
-    def _inner(self) -> Generator[None, None, None]:
-        connection, name = self._writer.connection, f"inner_{self._depth}"
-        states = {store: replace(state) for store, state in self._states.items()}
-        connection.execute(f"SAVEPOINT {name}")
-        self._depth += 1
-        try:
-            yield
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute(f"ROLLBACK TO {name}")
-                self._undone(states)
-            raise
-        finally:
-            self._depth -= 1
-            if connection.in_transaction:
-                connection.execute(f"RELEASE {name}")
+    def _begin_outermost(self, connection: sqlite3.Connection, *, full: bool) -> None:
+        self._check_place()
+        if connection.in_transaction:  # an interrupt came in before the last one was known to have begun
+            connection.execute("ROLLBACK")
+        self._fold_if_long(connection)
+        self._set_level(connection, full=full)
+        self._states, self._undo, self._tell, self._full = {}, [], [], full
+        connection.execute("BEGIN IMMEDIATE")
 
-    def _undone(self, states: dict[str, _StoreState]) -> None:
-        self._states = states
-        for participant in self._participants.values():
-            participant.rolled_back()
-
-    def _commit(self) -> None:
-        connection = self._writer.connection
+    def _end(self, level: int) -> None:
+        if level != len(self._levels):
+            raise StateError(
+                "transactions must be left in the reverse order in which they were entered; all was undone",
+                place=str(self.path),
+                expected=f"that transaction {len(self._levels)} is left first",
+                found=f"transaction {level}",
+                hint="use `with`, and leave no transaction open in a generator",
+            )
+        connection = self._whole().connection
+        if level > 1:
+            connection.execute(f"RELEASE level_{level - 1}")
+            self._levels.pop()
+            return
         for store, state in self._states.items():
             connection.execute(
                 "UPDATE store SET entries = ?, first_seq = ?, last_seq = ?, rev = ? WHERE name = ?",
                 (state.entries, state.first_seq, state.last_seq, state.rev, store),
             )
-        with self.mutex:
-            before = self.stamp()
         connection.execute("COMMIT")
-        if self._full and not self._level_is_full:
-            self._sync_all()
-        with self.mutex:
-            after = self.stamp()
-        for participant in self._participants.values():
-            participant.committed(before, after)
+        self._committed(connection)
 
-    def _set_level(self, *, full: bool) -> None:
+    def _committed(self, connection: sqlite3.Connection) -> None:
+        """It is done, and nothing of it can be undone; what fails from here on is its durability at most."""
+        self._levels.clear()
+        self._undo = []
+        try:
+            if self._full and not self._level_is_full:
+                self._sync_all(connection)
+        except BaseException:
+            self._full = False
+            raise
+        finally:
+            tell, self._tell = self._tell, []
+            for act in tell:
+                act(self._full)
+
+    def _come_to_nothing(self, level: int) -> None:
+        """Undo what this level did; nothing is left to do where another one has undone it."""
+        if level > len(self._levels):
+            return
+        begin = self._levels[level - 1]
+        del self._levels[level - 1 :]
+        try:
+            connection = self._opened_writer()
+            if connection.in_transaction and level == 1:
+                connection.execute("ROLLBACK")
+            elif connection.in_transaction:
+                connection.execute(f"ROLLBACK TO level_{level - 1}")
+                connection.execute(f"RELEASE level_{level - 1}")
+        finally:
+            self._states = begin.states
+            del self._tell[begin.commit :]
+            while len(self._undo) > begin.undo:
+                self._undo.pop()()
+
+    def _whole(self) -> _Looking:
+        """In a transaction: the connection that writes. After some errors of the disk SQLite undoes all by itself."""
+        writer = self._writer
+        if writer is None or not writer.connection.in_transaction:
+            raise StateError(
+                "the transaction was undone, as the disk failed in it",
+                place=str(self.path),
+                hint="look at the disk, and do all of it again",
+            )
+        return writer
+
+    def _writing(self) -> sqlite3.Connection:
+        if not self.inside():
+            raise RuntimeError("writing belongs in a transaction")
+        return self._whole().connection
+
+    def _set_level(self, connection: sqlite3.Connection, *, full: bool) -> None:
         """Whether commits are synced; SQLite lets it be set between transactions only."""
         if full is not self._level_is_full:
-            self._writer.connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
+            connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
             self._level_is_full = full
 
-    def _sync_all(self) -> None:
+    def _sync_all(self, connection: sqlite3.Connection) -> None:
         """A commit that is synced carries all before it along: they stand in the same file.
 
         It must change something: SQLite writes no page that is as it was.
         """
-        self._set_level(full=True)
-        self._writer.connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'syncs'")
+        self._set_level(connection, full=True)
+        connection.execute("UPDATE meta SET value = value + 1 WHERE name = 'syncs'")
 
-    def _fold_if_long(self) -> None:
+    def _fold_if_long(self, connection: sqlite3.Connection) -> None:
         """Checkpoint when the WAL is long; readers are not waited for, and it is tried again when it has grown more."""
         try:
             size_bytes = os.stat(f"{self.path}-wal").st_size
@@ -428,7 +594,6 @@ class SqliteBackend:
             return
         if size_bytes < self._fold_at_bytes:
             return
-        connection = self._writer.connection
         connection.execute("PRAGMA busy_timeout=0")
         try:
             busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
@@ -439,35 +604,37 @@ class SqliteBackend:
     # -- writing, in a transaction
 
     def _state(self, store: str) -> _StoreState:
-        if not self.inside():
-            raise RuntimeError("writing belongs in a transaction")
         if store not in self._states:
             query = "SELECT entries, first_seq, last_seq, rev FROM store WHERE name = ?"
-            self._states[store] = _StoreState(*self._writer.connection.execute(query, (store,)).fetchone())
+            self._states[store] = _StoreState(*self._writing().execute(query, (store,)).fetchone())
         return self._states[store]
 
     def put(self, store: str, key: str, value: str) -> Row:
-        state = self._state(store)
-        state.rev += 1
-        proposed = state.last_seq + 1
-        (seq,) = self._writer.connection.execute(
-            f'INSERT INTO "entry_{store}" (seq, key, value, check_sum, rev) VALUES (?, ?, ?, ?, ?) '
-            "ON CONFLICT (key) DO UPDATE SET value = excluded.value, check_sum = excluded.check_sum, "
-            "rev = excluded.rev RETURNING seq",
-            (proposed, key, value, check_sum(key, value), state.rev),
-        ).fetchone()
-        if seq == proposed:
-            state.last_seq = proposed
-            state.entries += 1
-        return Row(seq, key, value, state.rev)
+        with self._explained():
+            connection = self._writing()
+            state = self._state(store)
+            state.rev += 1
+            proposed = state.last_seq + 1
+            (seq,) = connection.execute(
+                f'INSERT INTO "entry_{store}" (seq, key, value, check_sum, rev) VALUES (?, ?, ?, ?, ?) '
+                "ON CONFLICT (key) DO UPDATE SET value = excluded.value, check_sum = excluded.check_sum, "
+                "rev = excluded.rev RETURNING seq",
+                (proposed, key, value, check_sum(key, value), state.rev),
+            ).fetchone()
+            if seq == proposed:
+                state.last_seq = proposed
+                state.entries += 1
+            return Row(seq, key, value, state.rev)
 
     def put_many(self, store: str, pairs: Iterable[tuple[str, str]]) -> None:
         pending = iter(pairs)
         while group := list(islice(pending, GROUP)):
-            self._put_group(store, group)
+            with self._explained():
+                self._put_group(store, group)
 
     def _put_group(self, store: str, group: list[tuple[str, str]]) -> None:
-        state, connection = self._state(store), self._writer.connection
+        connection = self._writing()
+        state = self._state(store)
         state.rev += 1
         rows = [
             (seq, key, value, check_sum(key, value), state.rev)
@@ -487,36 +654,46 @@ class SqliteBackend:
             )
 
     def delete(self, store: str, key: str) -> bool:
-        state = self._state(store)
-        gone = self._writer.connection.execute(f'DELETE FROM "entry_{store}" WHERE key = ?', (key,)).rowcount
-        state.entries -= gone
-        return gone > 0
+        with self._explained():
+            connection = self._writing()
+            state = self._state(store)
+            gone = connection.execute(f'DELETE FROM "entry_{store}" WHERE key = ?', (key,)).rowcount
+            state.entries -= gone
+            state.removed = True
+            return gone > 0
 
     def clear(self, store: str) -> None:
-        state = self._state(store)
-        self._writer.connection.execute(f'DELETE FROM "entry_{store}"')
-        state.entries = 0
+        with self._explained():
+            state = self._state(store)
+            self._writing().execute(f'DELETE FROM "entry_{store}"')
+            state.entries, state.removed = 0, True
 
     def move(self, store: str, key: str, *, last: bool) -> bool:
-        state = self._state(store)
-        seq = state.last_seq + 1 if last else state.first_seq - 1
-        query = f'UPDATE "entry_{store}" SET seq = ? WHERE key = ?'
-        if not self._writer.connection.execute(query, (seq, key)).rowcount:
-            return False
-        state.first_seq, state.last_seq = min(seq, state.first_seq), max(seq, state.last_seq)
-        return True
+        with self._explained():
+            connection = self._writing()
+            state = self._state(store)
+            seq = state.last_seq + 1 if last else state.first_seq - 1
+            query = f'UPDATE "entry_{store}" SET seq = ? WHERE key = ?'
+            if not connection.execute(query, (seq, key)).rowcount:
+                return False
+            state.first_seq, state.last_seq = min(seq, state.first_seq), max(seq, state.last_seq)
+            return True
 
     # -- syncing, locking, checking
 
-    def sync(self) -> None:
+    def sync(self, then: Callable[[], object]) -> None:
         with self._explained():
-            self._commit_lock.acquire()
+            self.lock()
             try:
-                self._sync_all()
+                connection = self._opened_writer()
+                self._check_place()
+                self._sync_all(connection)
+                then()
             finally:
                 self._commit_lock.release()
 
     def lock(self) -> None:
+        self._check_usable()
         self._commit_lock.acquire()
 
     def unlock(self) -> None:
@@ -531,8 +708,8 @@ class SqliteBackend:
                 entries += 1
                 if check_sum(key, value) != sum_:
                     told.append(f"entry {seq}, key {key}: CRC-32 {sum_:08x} expected")
-            if entries != looking.count(store):
-                told.append(f"{entries} entries, and {looking.count(store)} counted")
+            if entries != self.count(store):
+                told.append(f"{entries} entries, and {self.count(store)} counted")
             return told
 
 
@@ -553,18 +730,36 @@ def shared(folder: Path) -> SqliteBackend:
 
 
 def _shut_all() -> None:
-    """At the end of the process: SQLite would close without the lock."""
+    """At the end of the process: SQLite would close without the lock. Threads that go on writing are not waited for."""
     with _registry_lock:
         while _registry:
-            _registry.popitem()[1].shut()
+            _registry.popitem()[1].shut(EXIT_TIMEOUT_S)
 
 
-def _forget_all_in_child() -> None:
+_forking: list[SqliteBackend] = []
+
+
+def _before_fork() -> None:
+    # the locks first: who is in a transaction may be opening another store
+    _forking[:] = _registry.values()
+    for backend in _forking:
+        backend.before_fork()
+    _registry_lock.acquire()
+
+
+def _after_fork() -> None:
+    _registry_lock.release()
+    while _forking:
+        _forking.pop().after_fork()
+
+
+def _after_fork_in_child() -> None:
     global _registry_lock
     _registry_lock = threading.RLock()
+    _forking.clear()
     for backend in _registry.values():
-        backend.forget_in_child()
+        backend.after_fork_in_child()
 
 
 atexit.register(_shut_all)
-os.register_at_fork(after_in_child=_forget_all_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

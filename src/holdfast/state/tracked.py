@@ -1,19 +1,20 @@
 """Lists and dictionaries that tell their owner before they change: what `pod[key]` gives for a value with parts.
 
 They are `list` and `dict` in every other respect. Each knows the container it lies in, up to the root, which knows its
-owner. A mutating method becomes a `Change` and goes to the owner, who makes it durable and then has it made here too;
-if the owner raises, nothing has changed here. What is put in is copied, as JSON has it: later changes of the
-original are nobody's.
+owner. A mutating method becomes a `Change` and goes to the owner, who has it made here and makes it durable; if the
+owner raises, nothing has changed here. What is put in is copied, as JSON has it: later changes of the original are
+nobody's.
 
-What was taken out of its value (popped, replaced) belongs to nobody any more, and changes like any list or dictionary.
+What `pop` has given belongs to nobody, and changes like any list or dictionary. What was replaced or removed, by
+whomever, cannot be changed any more: that would be written to nowhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Protocol, cast
 
-from holdfast.state.changes import Change, Path
+from holdfast.state.changes import Path, same_kind
 from holdfast.state.jsonvalue import plain
 
 _list: Any = list
@@ -25,11 +26,8 @@ NO_STATE = -1
 class Owner(Protocol):
     """Who keeps a value with parts."""
 
-    def make(self, root: Root, change: Callable[[], Change], locally: Callable[[], Any]) -> Any:
-        """Make the change durable in the stored value; `locally` makes it in the value at hand. What it returns.
-
-        `change` tells it as of now: it is asked when nobody else can change the value at hand.
-        """
+    def make(self, change: Change) -> Any:
+        """Make the change in the stored value and in the value at hand, or in neither; what its method returns."""
         ...
 
 
@@ -45,15 +43,59 @@ class Root:
         self.value = wrap(value, self)
 
     def renew(self, rev: int, value: Any) -> bool:
-        """Become the state `value`, in place as far as kinds agree, so that whoever holds a part sees it.
+        """Become the state `value`, in place where a part is the same for sure, so that whoever holds it sees it.
 
         False when not even the root is of the same kind: then nothing is changed here.
         """
-        if type(wrap(value, None)) is not type(self.value):
+        if not same_kind(self.value, value):
             return False
         self.rev = rev
         _renew(self.value, value)
         return True
+
+    def leave(self) -> None:
+        """Another value stands under the key, or none: whoever holds parts of this one can change nothing any more."""
+        self.value = None
+
+    def become_stale(self) -> None:
+        """What is at hand was never committed."""
+        self.rev = NO_STATE
+
+
+class Change:
+    """A change of the list or dictionary `node`: a method of `list` or `dict`, with plain arguments.
+
+    `wrapped` are the arguments as they go into `node` itself.
+    """
+
+    __slots__ = ("_before", "args", "keywords", "method", "node", "wrapped")
+
+    def __init__(
+        self, node: Any, method: str, args: tuple[Any, ...], wrapped: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
+        self.node = node
+        self.method = method
+        self.args = args
+        self.wrapped = wrapped
+        self.keywords = keywords
+        self._before: Any = None
+
+    def make(self) -> Any:
+        """Make it in `node`, which `undo` puts back; what the method returns. Raises what that raises."""
+        base: Any = list if isinstance(self.node, TrackedList) else dict
+        self._before = base(self.node)
+        return getattr(base, self.method)(self.node, *self.wrapped, **self.keywords)
+
+    def undo(self) -> None:
+        before = self._before.values() if isinstance(self.node, TrackedDict) else self._before
+        for part in before:
+            if isinstance(part, (TrackedList, TrackedDict)):
+                part.parent = self.node  # it may have been taken out
+        if isinstance(self.node, TrackedDict):
+            _dict.clear(self.node)
+            _dict.update(self.node, self._before)
+        else:
+            _list.__setitem__(self.node, slice(None), self._before)
 
 
 def wrap(value: Any, parent: Any) -> Any:
@@ -66,19 +108,23 @@ def wrap(value: Any, parent: Any) -> Any:
 
 
 def _renew(node: Any, value: Any) -> None:
-    """Make `node` equal to the plain `value` of the same kind, keeping the parts that are of the same kind."""
+    """Make `node` equal to the plain `value` of the same kind, keeping the parts that are the same ones for sure."""
     if isinstance(node, TrackedDict):
         old = dict(node)
         _dict.clear(node)  # so that the order is the new one
         for name, item in value.items():
             _dict.__setitem__(node, name, _renewed(old.get(name), item, node))
     else:
-        parts = list(node)
-        _list.__setitem__(
-            node,
-            slice(None),
-            [_renewed(parts[i] if i < len(parts) else None, item, node) for i, item in enumerate(value)],
-        )
+        kept = _same_parts(node, value)
+        _list.__setitem__(node, slice(None), [_renewed(kept.get(i), item, node) for i, item in enumerate(value)])
+
+
+def _same_parts(node: list[Any], value: list[Any]) -> dict[int, Any]:
+    """The parts of a list that are the same ones in `value`, by place: alike, or the only one that is not."""
+    changed = [i for i, (part, item) in enumerate(zip(node, value, strict=False)) if part != item]
+    if len(changed) == 1 and len(value) >= len(node):
+        changed.clear()
+    return {i: part for i, part in enumerate(node[: len(value)]) if i not in changed}
 
 
 def _renewed(part: Any, item: Any, parent: Any) -> Any:
@@ -92,7 +138,7 @@ def _renewed(part: Any, item: Any, parent: Any) -> Any:
 
 
 def place_of(node: Any) -> tuple[Root, Path] | None:
-    """The root that `node` lies under, and the path to it; None when it was taken out."""
+    """The root that `node` lies under, and the path to it; None when it lies under none any more."""
     steps: list[Any] = []
     while not isinstance(parent := node.parent, Root):
         step = _step_to(parent, node)
@@ -110,20 +156,27 @@ def _step_to(parent: TrackedDict | TrackedList | None, node: Any) -> Any:
     return next((step for step, item in items if item is node), None)
 
 
+def owner_of(node: Any) -> Owner | None:
+    """Whose value `node` is or was a part of; None when it was taken out of it."""
+    while not isinstance(node, Root):
+        if node is None:
+            return None
+        node = node.parent
+    return node.owner
+
+
 def _changed(node: Any, method: str, *args: Any, wrapped: tuple[Any, ...] | None = None, **keywords: Any) -> Any:
-    """Let the owner make the change; `wrapped` are the arguments as they go into `node` itself."""
-    base = list if isinstance(node, list) else dict
-    inside = args if wrapped is None else wrapped
+    """Let the owner make the change; what was taken out of its value belongs to nobody, and is just changed."""
+    change = Change(node, method, args, args if wrapped is None else wrapped, keywords)
+    owner = owner_of(node)
+    return change.make() if owner is None else owner.make(change)
 
-    def locally() -> Any:
-        return getattr(base, method)(node, *inside, **keywords)
 
-    def change() -> Change:
-        place = place_of(node)
-        return Change(place[1] if place else (), method, args, keywords)
-
-    place = place_of(node)
-    return locally() if place is None else place[0].owner.make(place[0], change, locally)
+def _taken_out(part: Any) -> Any:
+    """What `pop` returns: nobody's any more."""
+    if isinstance(part, (TrackedList, TrackedDict)):
+        part.parent = None
+    return part
 
 
 class TrackedList(list[Any]):
@@ -168,7 +221,7 @@ class TrackedList(list[Any]):
         return self
 
     def pop(self, *index: Any) -> Any:
-        return _changed(self, "pop", *index)
+        return _taken_out(_changed(self, "pop", *index))
 
     def remove(self, item: Any) -> None:
         _changed(self, "remove", item)
@@ -226,10 +279,11 @@ class TrackedDict(dict[str, Any]):
         return self[name]
 
     def pop(self, name: Any, *default: Any) -> Any:
-        return _changed(self, "pop", name, *default)
+        return _taken_out(_changed(self, "pop", name, *default))
 
     def popitem(self) -> tuple[str, Any]:
-        return _changed(self, "popitem")
+        name, part = _changed(self, "popitem")
+        return name, _taken_out(part)
 
     def clear(self) -> None:
         _changed(self, "clear")

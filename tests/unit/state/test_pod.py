@@ -235,13 +235,27 @@ def test_what_is_put_in_is_a_copy(pod: POD) -> None:
 
 
 def test_what_was_taken_out_belongs_to_nobody(pod: POD) -> None:
-    pod["k"] = [[1], [2]]
-    part, whole = pod["k"].pop(), pod["k"]
+    pod["k"] = [[1], {"a": [2]}]
+    part, more = pod["k"].pop(), pod["k"].pop()
+    part["a"].append(3)
+    more.append(4)
+    assert (pod, part, more) == ({"k": []}, {"a": [2, 3]}, [1, 4])
+
+
+def test_what_was_replaced_or_removed_cannot_be_changed_into_nowhere(pod: POD) -> None:
+    pod.update(k=[[1], [2]], d={"x": [1], "y": {}})
+    whole, part, x, y = pod["k"], pod["k"][0], pod["d"]["x"], pod["d"]["y"]
+    del pod["k"][0]
+    pod["d"]["x"] = [5]
+    pod["d"].clear()
     pod["k"] = "other"
-    part.append(3)
-    whole.append(4)
-    assert pod == {"k": "other"}
-    assert (part, whole) == ([2, 3], [[1], 4])
+    for alias in (whole, part, x):
+        with pytest.raises(ConflictError, match="no part of it any more"):
+            alias.append(4)
+    with pytest.raises(ConflictError):
+        y["z"] = 1
+    assert pod == {"k": "other", "d": {}}
+    assert (whole, part, x) == ([[2]], [1], [1])
 
 
 def test_there_is_one_of_each_value_that_somebody_holds(pod: POD, other: POD) -> None:

@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
+from holdfast.errors import ConflictError, StateError
 from holdfast.state import POD
 
 KEYS = st.sampled_from(["a", "b", "1", 1, ("a", 1), ("a", (2,))])
@@ -105,14 +106,22 @@ class PodMachine(RuleBasedStateMachine):
     @rule(target=parts, handle=HANDLES, key=KEYS)
     def take(self, handle: int, key: Any) -> Any:
         """Hold on to a value with parts; `seen` is the model's object it stands for."""
-        return self.pods[handle].get(key), self.model.get(key), key
+        return self.pods[handle], self.pods[handle].get(key), self.model.get(key), key
 
     @rule(part=parts, value=SCALARS)
     def append_to_what_is_held(self, part: Any, value: Any) -> None:
-        alias, seen, key = part
-        if isinstance(seen, list) and self.model.get(key) is seen:
+        pod, alias, seen, key = part
+        if not isinstance(seen, list):
+            return
+        if pod not in self.pods:
+            with pytest.raises(StateError, match="closed"):
+                alias.append(value)
+        elif self.model.get(key) is seen:
             alias.append(value)
             seen.append(value)
+        else:
+            with pytest.raises(ConflictError):
+                alias.append(value)
 
     @rule(handle=HANDLES, key=KEYS, value=VALUES)
     def come_to_nothing(self, handle: int, key: Any, value: Any) -> None:

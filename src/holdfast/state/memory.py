@@ -1,0 +1,173 @@
+"""What one thread remembers of a store: values it has read, lists and dictionaries it holds, which states it has seen.
+
+    fresh    values that are the newest as long as nothing was committed by anybody (the backend's stamp says so)
+    roots    lists and dictionaries that are in use: there is one of each, brought up to date when it is read again
+    seen     the revision of each entry that was read, to notice when what is written rests on an old one
+
+Nothing here is shared among threads, so no thread sees what another has not finished. What is remembered in a
+transaction is undone with it. How much is remembered is bounded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+from holdfast.state.backend import Backend, Row, Stamp
+from holdfast.state.jsonvalue import load
+from holdfast.state.tracked import NO_STATE, Owner, Root
+
+MISSING: Any = object()
+FRESH_VALUES = 16_384
+FRESH_CHARACTERS = 8 * 2**20
+"""Of JSON, in all values that are remembered."""
+SEEN = 100_000
+"""So many entries that a thread has read are remembered; of those before, a lost race goes unnoticed."""
+
+
+class Memory(threading.local):
+    """One handle's memory, each thread having its own."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._stamp: Stamp = None
+        self._fresh: dict[str, tuple[int, Any]] = {}
+        self._characters = 0
+        self._roots: WeakValueDictionary[str, Root] = WeakValueDictionary()
+        self._seen: dict[str, int] = {}
+
+    # -- values
+
+    def fresh(self, key: str, stamp: Stamp) -> Any:
+        """The value under `key` if it is known to be the newest, else `MISSING`."""
+        if stamp != self._stamp:
+            self.forget_values()
+            self._stamp = stamp
+            return MISSING
+        found = self._fresh.get(key)
+        if found is None:
+            return MISSING
+        rev, value = found
+        self._see(key, rev)
+        return value.value if type(value) is Root else value
+
+    def read(self, row: Row) -> Any:
+        """The value of an entry as it stands outside of transactions; it is fresh until the stamp changes."""
+        value = self._taken(row)
+        if self._characters + len(row.value) > FRESH_CHARACTERS or len(self._fresh) >= FRESH_VALUES:
+            self.forget_values()
+        self._fresh[row.key] = row.rev, value
+        self._characters += len(row.value)
+        return value.value if type(value) is Root else value
+
+    def read_once(self, row: Row, undo_in: Backend | None = None) -> Any:
+        """The value of an entry that may be older than what is known; or, if its transaction is told, one that is not
+        committed yet: then what is remembered of it is undone with the transaction.
+        """
+        if undo_in is not None:
+            self._keep_seen(row.key, undo_in)
+        value = self._taken(row)
+        if type(value) is Root:
+            if undo_in is not None:
+                undo_in.on_rollback(value.become_stale)
+            return value.value
+        return value
+
+    def _taken(self, row: Row) -> Any:
+        """A root for a value with parts, the value itself for others."""
+        self._see(row.key, row.rev)
+        root = self._roots.get(row.key)
+        if root is not None and root.rev >= row.rev:
+            return root
+        value = load(row.value)
+        is_renewed = root is not None and root.renew(row.rev, value)
+        if root is None or not is_renewed:
+            if root is not None:
+                root.leave()
+            self._roots.pop(row.key, None)
+            if not isinstance(value, (dict, list)):
+                return value
+            root = self._roots[row.key] = Root(self._owner, row.key, row.rev, value)
+        return root
+
+    def forget_values(self) -> None:
+        """Believe nothing; lists and dictionaries in use are brought up to date when they are read."""
+        self._stamp = None
+        self._fresh.clear()
+        self._characters = 0
+
+    def is_root(self, key: str, value: Any) -> bool:
+        """Whether `value` is the list or dictionary at hand that is, or was, stored under `key`."""
+        root = self._roots.get(key)
+        return root is not None and root.value is value
+
+    def is_at(self, key: str, rev: int) -> bool:
+        """Whether the list or dictionary at hand is the one with this revision."""
+        root = self._roots.get(key)
+        return root is not None and root.rev == rev
+
+    # -- what is written, in a transaction
+
+    def wrote(self, key: str, backend: Backend) -> None:
+        """The entry was changed by who has this memory: what was read of it before is past."""
+        self._keep_seen(key, backend)
+        self._seen.pop(key, None)
+
+    def replaced(self, key: str, backend: Backend) -> None:
+        """Another value stands under `key`, or none: who holds parts of the old one holds nobody's."""
+        self.wrote(key, backend)
+        root = self._roots.pop(key, None)
+        if root is not None:
+            top = root.value
+            root.leave()
+
+            def undo() -> None:
+                root.value = top
+                self._roots[key] = root
+
+            backend.on_rollback(undo)
+
+    def replaced_all(self, backend: Backend) -> None:
+        """Every entry was removed."""
+        for key in {*self._roots, *self._seen}:
+            self.replaced(key, backend)
+
+    # -- what this thread has seen
+
+    def see_nothing(self, key: str, undo_in: Backend | None = None) -> None:
+        """There is no entry under `key`; or, if its transaction is told, not as long as that is not undone."""
+        if undo_in is not None:
+            self._keep_seen(key, undo_in)
+        self._see(key, NO_STATE)
+
+    def _see(self, key: str, rev: int) -> None:
+        seen = self._seen
+        seen[key] = rev
+        if len(seen) > SEEN:
+            del seen[next(iter(seen))]
+
+    def _keep_seen(self, key: str, backend: Backend) -> None:
+        """When the transaction comes to nothing, what was seen before it counts again."""
+        seen = self._seen
+        if (rev := seen.get(key)) is not None:
+            backend.on_rollback(lambda: seen.__setitem__(key, rev))
+        else:
+            backend.on_rollback(lambda: seen.pop(key, None))
+
+    def forget_seen(self, key: str) -> None:
+        self._seen.pop(key, None)
+
+    def seen(self, key: str) -> int | None:
+        """The revision of `key` that this thread has read, `NO_STATE` where it saw none; None when it has not looked,
+        or has written it since.
+        """
+        return self._seen.get(key)
+
+    def seen_among(self, keys: Mapping[str, object]) -> list[str]:
+        return list(self._seen.keys() & keys.keys()) if self._seen else []
+
+    def known_among(self, keys: Mapping[str, object]) -> list[str]:
+        """Those of the keys of which anything is remembered that a write ends."""
+        return [*self.seen_among(keys), *(key for key in list(self._roots) if key in keys and key not in self._seen)]
