@@ -11,7 +11,9 @@
     ├── StateError          a dictionary or tracker cannot be kept so            exit 1
     │   ├── InvalidKey      a key of a kind that none has; a ValueError, too
     │   ├── InvalidValue    no JSON value; a TypeError and a ValueError, too
+    │   ├── DuplicateKeyError  a key to be added is there; a ValueError, too
     │   └── ConflictError   what was read has been changed by somebody else
+    │       └── LeaseLost   a task that was claimed is somebody else's by now
     ├── OperatorNeeded      a person has to do something at the library          exit 4
     └── Interrupted         Ctrl-C; everything durable stays                     exit 130
 
@@ -120,11 +122,19 @@ class InvalidValue(StateError, TypeError, ValueError):
     """Values are what JSON has: no NaN, no lone surrogate, no cycle, no other objects; nothing was changed."""
 
 
+class DuplicateKeyError(StateError, ValueError):
+    """A key that was to be added is there already; nothing was changed."""
+
+
 class ConflictError(StateError):
     """What was read has been changed by somebody else since, so the change that rests on it was not made.
 
     Read again and decide again; or let the store do both at once (`transaction`, `incr`, `set`).
     """
+
+
+class LeaseLost(ConflictError):
+    """A task that was claimed has been given to somebody else, or ended, since: what was done for it counts for nothing."""
 
 
 class OperatorNeeded(HoldfastError):

@@ -12,18 +12,28 @@
 from holdfast.state.backend import Durability
 from holdfast.state.pod import POD
 from holdfast.state.runs import Run, RunLog, vault_lock
+from holdfast.state.tracker import Progress, Task, Tracker
 
 PersistentOrderedDict = POD
 SharedPOD = POD
 SharedPersistentOrderedDict = POD
+ProgressTracker = Tracker
+SharedTracker = Tracker
+SharedProgressTracker = Tracker
 
 __all__ = [
     "POD",
     "Durability",
     "PersistentOrderedDict",
+    "Progress",
+    "ProgressTracker",
     "Run",
     "RunLog",
     "SharedPOD",
     "SharedPersistentOrderedDict",
+    "SharedProgressTracker",
+    "SharedTracker",
+    "Task",
+    "Tracker",
     "vault_lock",
 ]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias
+
+from holdfast.state.entry import Row
+from holdfast.state.tasks import Tasks
 
 
 class Durability(StrEnum):
@@ -22,16 +24,6 @@ class Durability(StrEnum):
     """The end of the process, however it ends."""
     POWER = "power"
     """A power cut, too."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One entry. `rev` counts the changes of its store: an entry with the same one has the same value."""
-
-    seq: int
-    key: str
-    value: str
-    rev: int
 
 
 Stamp: TypeAlias = "object"
@@ -114,6 +106,10 @@ class Backend(Reader, Protocol):
 
     def move(self, store: str, key: str, *, last: bool) -> bool:
         """Put the entry at the end, or before all others; whether there is one."""
+        ...
+
+    def tasks(self, store: str) -> Tasks:
+        """The tasks of a tracker."""
         ...
 
     # -- others

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
-from holdfast.state.backend import Backend, Row, Stamp
+from holdfast.state.backend import Backend, Stamp
+from holdfast.state.entry import Row
 from holdfast.state.jsonvalue import load
 from holdfast.state.tracked import NO_STATE, Owner, Root
 

@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from holdfast.errors import InvalidValue
-from holdfast.state.backend import Backend, Durability, Row
+from holdfast.state.backend import Backend, Durability
 from holdfast.state.changes import conflict, demand_same_place
+from holdfast.state.entry import Row
 from holdfast.state.handle import Handle
 from holdfast.state.jsonvalue import dump, load
 from holdfast.state.keys import Key, key_text, parse_key
@@ -207,7 +208,7 @@ class POD(Handle, MutableMapping[Key, Any]):
         text = key_text(key)
         if self._is_stored(text, value):
             return  # `pod[key] += …` sets what it has changed already
-        dumped = dump(value)
+        dumped = self._text_of(value)
         if self._is_buffering():
             self._wait(text, dumped)
             self._sync_if_many()
@@ -217,6 +218,10 @@ class POD(Handle, MutableMapping[Key, Any]):
             backend.put(self._store, text, dumped)
             self._memory.replaced(text, backend)
             self._wrote(backend, [text])
+
+    def _text_of(self, value: Any) -> str:
+        """What is stored of a value. Raises `InvalidValue`."""
+        return dump(value)
 
     def _is_stored(self, text: str, value: Any) -> bool:
         """Whether `value` is the very list or dictionary that stands under the key now."""
@@ -239,7 +244,7 @@ class POD(Handle, MutableMapping[Key, Any]):
         with self._writing() as backend:
             for other in (*others, more):
                 pairs = iter(other.items() if isinstance(other, Mapping) else _pairs_of(other))  # pyright: ignore[reportUnknownArgumentType]
-                while group := {key_text(key): dump(value) for key, value in islice(pairs, GROUP)}:
+                while group := {key_text(key): self._text_of(value) for key, value in islice(pairs, GROUP)}:
                     self._put_group(backend, group)
 
     def _put_group(self, backend: Backend, group: Mapping[str, str]) -> None:
@@ -324,7 +329,7 @@ class POD(Handle, MutableMapping[Key, Any]):
             if row is None:
                 raise KeyError(key)
             value, result = edit(load(row.value))
-            dumped = dump(value)
+            dumped = self._text_of(value)
             if dumped != row.value:
                 backend.put(self._store, text, dumped)
                 self._memory.wrote(text, backend)
@@ -340,7 +345,7 @@ class POD(Handle, MutableMapping[Key, Any]):
             before = root.rev
             try:
                 result = change.make()
-                dumped = dump(root.value)
+                dumped = self._text_of(root.value)
                 if dumped != row.value:
                     root.rev = backend.put(self._store, root.key, dumped).rev
             except BaseException:

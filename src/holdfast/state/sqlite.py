@@ -28,15 +28,17 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
-from zlib import crc32
 
 from holdfast import durable
 from holdfast.errors import HoldfastError, IntegrityError, StateError
-from holdfast.state.backend import Durability, Reader, Row, Stamp
+from holdfast.state.backend import Durability, Reader, Stamp
+from holdfast.state.entry import Row
 from holdfast.state.locks import CommitLock
 from holdfast.state.place import prepare_folder
+from holdfast.state.sqlite_tasks import SqliteTasks
+from holdfast.state.tables import FORMAT, SCHEMA, Looking, StoreNumbers, check_sum, statements_for
+from holdfast.state.tasks import Tasks
 
-FORMAT = "1"
 CHECKPOINT_BYTES = 8 * 2**20
 """The WAL is folded into the database when it is longer than this."""
 STORE_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
@@ -49,32 +51,6 @@ FORK_TIMEOUT_S = 30.0
 EXIT_TIMEOUT_S = 5.0
 """How long the end of a process waits for the transactions of threads that are still there."""
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS store (
-    name TEXT PRIMARY KEY,
-    kind TEXT NOT NULL,
-    entries INTEGER NOT NULL DEFAULT 0,
-    first_seq INTEGER NOT NULL DEFAULT 0,
-    last_seq INTEGER NOT NULL DEFAULT 0,
-    rev INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-"""
-ENTRY_TABLE = """
-CREATE TABLE IF NOT EXISTS "entry_{store}" (
-    seq INTEGER PRIMARY KEY, -- the order of insertion; never given twice
-    key TEXT NOT NULL UNIQUE,
-    value TEXT NOT NULL,
-    check_sum INTEGER NOT NULL, -- CRC-32 of key, a zero byte, and value
-    rev INTEGER NOT NULL
-)
-"""
-COLUMNS = "seq, key, value, rev, check_sum"
-
-
-def check_sum(key: str, value: str) -> int:
-    return crc32(value.encode(), crc32(key.encode() + b"\0"))
-
 
 @dataclass(frozen=True, slots=True)
 class _Level:
@@ -82,57 +58,7 @@ class _Level:
 
     undo: int
     commit: int
-    states: dict[str, _StoreState]
-
-
-@dataclass(slots=True)
-class _StoreState:
-    """What a transaction has made of a store's own numbers."""
-
-    entries: int
-    first_seq: int
-    last_seq: int
-    rev: int
-    first_rev: int = -1  # that of the committed store
-    removed: bool = False
-
-    def __post_init__(self) -> None:
-        self.first_rev = self.rev if self.first_rev < 0 else self.first_rev
-
-
-class _Looking:
-    """What can be read with one connection."""
-
-    def __init__(self, connection: sqlite3.Connection, place: Path) -> None:
-        self.connection = connection
-        self.place = place
-
-    def get(self, store: str, key: str) -> Row | None:
-        query = f'SELECT {COLUMNS} FROM "entry_{store}" WHERE key = ?'
-        found = self.connection.execute(query, (key,)).fetchone()
-        return self._checked(store, *found) if found else None
-
-    def page(self, store: str, after: int | None, limit: int, *, backwards: bool = False) -> list[Row]:
-        query = f'SELECT {COLUMNS} FROM "entry_{store}"'
-        if after is not None:
-            query += f" WHERE seq {'<' if backwards else '>'} {after:d}"
-        query += f" ORDER BY seq {'DESC' if backwards else 'ASC'} LIMIT {limit:d}"
-        return [self._checked(store, *found) for found in self.connection.execute(query)]
-
-    def count(self, store: str) -> int:
-        return self.connection.execute("SELECT entries FROM store WHERE name = ?", (store,)).fetchone()[0]
-
-    def _checked(self, store: str, seq: int, key: str, value: str, rev: int, sum_: int) -> Row:
-        found = check_sum(key, value)
-        if found != sum_:
-            raise IntegrityError(
-                "an entry is not as it was written",
-                place=f"{self.place}, store {store!r}, key {key}",
-                expected=f"CRC-32 {sum_:08x}",
-                found=f"{found:08x}",
-                hint="put back a copy of this folder; verify() lists every entry that is damaged",
-            )
-        return Row(seq, key, value, rev)
+    states: dict[str, StoreNumbers]
 
 
 class SqliteBackend:
@@ -147,6 +73,7 @@ class SqliteBackend:
         self._commit_lock = CommitLock(folder / "commit.lock")
         self._mutex = threading.RLock()  # guards the connection that reads, opening and closing; taken after the lock
         self._opened = 0
+        self._kinds: dict[str, str] = {}
         self._nothing_open()
         try:
             with self._explained():
@@ -160,8 +87,8 @@ class SqliteBackend:
 
     def _nothing_open(self) -> None:
         self._open: list[sqlite3.Connection] = []
-        self._writer: _Looking | None = None
-        self._reader: _Looking | None = None
+        self._writer: Looking | None = None
+        self._reader: Looking | None = None
         self._snapshots = 0
         self._levels: list[_Level] = []
         self._undo: list[Callable[[], object]] = []
@@ -169,7 +96,7 @@ class SqliteBackend:
         self._full = False
         self._fold_at_bytes = CHECKPOINT_BYTES
         self._level_is_full: bool | None = None  # what SQLite begins with is the builder's choice
-        self._states: dict[str, _StoreState] = {}
+        self._states: dict[str, StoreNumbers] = {}
 
     # -- opening and closing
 
@@ -184,8 +111,8 @@ class SqliteBackend:
             self._commit_lock.release()
 
     def _connect(self) -> None:
-        self._writer = _Looking(self._open[0] if self._open else self._connection(), self.path)
-        self._reader = _Looking(self._connection(), self.path)
+        self._writer = Looking(self._open[0] if self._open else self._connection(), self.path, self._kinds)
+        self._reader = Looking(self._connection(), self.path, self._kinds)
         self._reader.connection.execute("PRAGMA query_only=ON")
         self._opened += 1
 
@@ -259,7 +186,7 @@ class SqliteBackend:
                 hint="put it back, or close the store and open it again",
             )
 
-    def _opened_reader(self) -> _Looking:
+    def _opened_reader(self) -> Looking:
         """Under the mutex: the connection that reads."""
         if self._reader is None:
             self._open_again()
@@ -365,7 +292,8 @@ class SqliteBackend:
         if self._kind_of(store) is None:
             with self.transaction(Durability.POWER), self._explained():
                 connection = self._writing()
-                connection.execute(ENTRY_TABLE.format(store=store))
+                for statement in statements_for(store, kind):
+                    connection.execute(statement)
                 connection.execute("INSERT OR IGNORE INTO store (name, kind) VALUES (?, ?)", (store, kind))
         self.demand_store(store, kind)
 
@@ -377,17 +305,20 @@ class SqliteBackend:
                 place=f"{self.path}, store {store!r}",
                 expected=kind,
                 found=found or "none",
+                hint="name another store of this folder, or none, or open it for writing",
             )
+        self._kinds[store] = kind
 
     def _kind_of(self, store: str) -> str | None:
-        with self._looking() as looking:
+        with self.looking() as looking:
             found = looking.connection.execute("SELECT kind FROM store WHERE name = ?", (store,)).fetchone()
         return None if found is None else found[0]
 
     # -- reading
 
     @contextmanager
-    def _looking(self) -> Generator[_Looking, None, None]:
+    def looking(self) -> Generator[Looking, None, None]:
+        """What can be read now: in a transaction with all that it has written, else what is committed."""
         with self._explained():
             if self.inside():
                 yield self._whole()
@@ -396,17 +327,17 @@ class SqliteBackend:
                     yield self._opened_reader()
 
     def get(self, store: str, key: str) -> Row | None:
-        with self._looking() as looking:
+        with self.looking() as looking:
             return looking.get(store, key)
 
     def page(self, store: str, after: int | None, limit: int, *, backwards: bool = False) -> list[Row]:
-        with self._looking() as looking:
+        with self.looking() as looking:
             return looking.page(store, after, limit, backwards=backwards)
 
     def count(self, store: str) -> int:
         if self.inside() and store in self._states:
             return self._states[store].entries
-        with self._looking() as looking:
+        with self.looking() as looking:
             return looking.count(store)
 
     def stamp(self) -> Stamp:
@@ -427,7 +358,7 @@ class SqliteBackend:
             with self._explained():
                 connection.execute("BEGIN")
                 connection.execute("SELECT count(*) FROM meta").fetchone()  # from here on, one state
-            yield _Looking(connection, self.path)
+            yield Looking(connection, self.path, self._kinds)
         finally:
             self._commit_lock.acquire()
             try:
@@ -556,7 +487,7 @@ class SqliteBackend:
             while len(self._undo) > begin.undo:
                 self._undo.pop()()
 
-    def _whole(self) -> _Looking:
+    def _whole(self) -> Looking:
         """In a transaction: the connection that writes. After some errors of the disk SQLite undoes all by itself."""
         writer = self._writer
         if writer is None or not writer.connection.in_transaction:
@@ -603,24 +534,26 @@ class SqliteBackend:
 
     # -- writing, in a transaction
 
-    def _state(self, store: str) -> _StoreState:
+    def numbers(self, store: str) -> StoreNumbers:
+        """In a transaction: what it has made of a store's own numbers."""
         if store not in self._states:
             query = "SELECT entries, first_seq, last_seq, rev FROM store WHERE name = ?"
-            self._states[store] = _StoreState(*self._writing().execute(query, (store,)).fetchone())
+            self._states[store] = StoreNumbers(*self._writing().execute(query, (store,)).fetchone())
         return self._states[store]
 
     def put(self, store: str, key: str, value: str) -> Row:
         with self._explained():
             connection = self._writing()
-            state = self._state(store)
+            state = self.numbers(store)
             state.rev += 1
             proposed = state.last_seq + 1
-            (seq,) = connection.execute(
-                f'INSERT INTO "entry_{store}" (seq, key, value, check_sum, rev) VALUES (?, ?, ?, ?, ?) '
-                "ON CONFLICT (key) DO UPDATE SET value = excluded.value, check_sum = excluded.check_sum, "
-                "rev = excluded.rev RETURNING seq",
-                (proposed, key, value, check_sum(key, value), state.rev),
-            ).fetchone()
+            form = self._whole().form(store)
+            stored = form.stored(value)
+            query = f"{form.insert(store)} ON CONFLICT (key) DO UPDATE SET {form.update_to_excluded()} RETURNING seq"
+            row = (proposed, key, state.rev, check_sum(key, stored[0]), *stored)
+            (seq,) = connection.execute(query, row).fetchone()
+            if form.then:
+                connection.execute(form.then.format(store=store))
             if seq == proposed:
                 state.last_seq = proposed
                 state.entries += 1
@@ -634,29 +567,25 @@ class SqliteBackend:
 
     def _put_group(self, store: str, group: list[tuple[str, str]]) -> None:
         connection = self._writing()
-        state = self._state(store)
+        state = self.numbers(store)
         state.rev += 1
+        form = self._whole().form(store)
         rows = [
-            (seq, key, value, check_sum(key, value), state.rev)
-            for seq, (key, value) in enumerate(group, state.last_seq + 1)
+            (seq, key, state.rev, check_sum(key, stored[0]), *stored)
+            for seq, (key, stored) in enumerate(((key, form.stored(value)) for key, value in group), state.last_seq + 1)
         ]
-        made = connection.executemany(
-            f'INSERT INTO "entry_{store}" (seq, key, value, check_sum, rev) VALUES (?, ?, ?, ?, ?) '
-            "ON CONFLICT (key) DO NOTHING",
-            rows,
-        ).rowcount
+        made = connection.executemany(f"{form.insert(store)} ON CONFLICT (key) DO NOTHING", rows).rowcount
         state.last_seq += len(rows)
         state.entries += made
         if made < len(rows):
-            connection.executemany(
-                f'UPDATE "entry_{store}" SET value = ?, check_sum = ?, rev = ? WHERE key = ?',
-                [(value, sum_, rev, key) for _, key, value, sum_, rev in rows],
-            )
+            connection.executemany(form.update(store), [(*row[2:], row[1]) for row in rows])
+        if form.then:
+            connection.execute(form.then.format(store=store))
 
     def delete(self, store: str, key: str) -> bool:
         with self._explained():
             connection = self._writing()
-            state = self._state(store)
+            state = self.numbers(store)
             gone = connection.execute(f'DELETE FROM "entry_{store}" WHERE key = ?', (key,)).rowcount
             state.entries -= gone
             state.removed = True
@@ -664,20 +593,23 @@ class SqliteBackend:
 
     def clear(self, store: str) -> None:
         with self._explained():
-            state = self._state(store)
+            state = self.numbers(store)
             self._writing().execute(f'DELETE FROM "entry_{store}"')
             state.entries, state.removed = 0, True
 
     def move(self, store: str, key: str, *, last: bool) -> bool:
         with self._explained():
             connection = self._writing()
-            state = self._state(store)
+            state = self.numbers(store)
             seq = state.last_seq + 1 if last else state.first_seq - 1
             query = f'UPDATE "entry_{store}" SET seq = ? WHERE key = ?'
             if not connection.execute(query, (seq, key)).rowcount:
                 return False
             state.first_seq, state.last_seq = min(seq, state.first_seq), max(seq, state.last_seq)
             return True
+
+    def tasks(self, store: str) -> Tasks:
+        return SqliteTasks(self, store)
 
     # -- syncing, locking, checking
 
@@ -700,17 +632,8 @@ class SqliteBackend:
         self._commit_lock.release()
 
     def problems(self, store: str) -> list[str]:
-        with self._looking() as looking:
-            query = f'SELECT {COLUMNS} FROM "entry_{store}"'
-            told = [text for (text,) in looking.connection.execute("PRAGMA integrity_check") if text != "ok"]
-            entries = 0
-            for seq, key, value, _, sum_ in looking.connection.execute(query):
-                entries += 1
-                if check_sum(key, value) != sum_:
-                    told.append(f"entry {seq}, key {key}: CRC-32 {sum_:08x} expected")
-            if entries != self.count(store):
-                told.append(f"{entries} entries, and {self.count(store)} counted")
-            return told
+        with self.looking() as looking:
+            return looking.problems(store)
 
 
 # -- one backend for each folder in a process, over forks and to the end

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from holdfast.state.backend import Reader, Row
+from holdfast.state.backend import Reader
+from holdfast.state.entry import Row
 from holdfast.state.jsonvalue import load
 from holdfast.state.keys import Key, key_text, parse_key
 

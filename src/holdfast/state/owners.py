@@ -1,0 +1,53 @@
+"""Who has claimed a task: this process, told from all others, and whether one of them is gone.
+
+A process is its number, when it began (proc(5), `stat`, field 22), in which of the kernel's spaces of such numbers, and
+since which boot: only of a process of this boot and this space can be said here that it is gone. All others keep what
+they have until their lease ends.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from functools import cache
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def me() -> str:
+    """The process that asks, in words that no other one has had."""
+    return _words(os.getpid())
+
+
+@cache
+def _words(pid: int) -> str:
+    return f"{socket.gethostname()} {_boot()} {_space()} {pid} {_begun(pid)}"
+
+
+@cache
+def _boot() -> str:
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def _space() -> str:
+    return os.readlink(_PROC / "self/ns/pid").strip("pid:[]")
+
+
+def _begun(pid: int) -> str:
+    """When the process began, in ticks since the boot; "" when there is none."""
+    try:
+        line = (_PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    # the name, in parentheses, may hold anything; a zombie ('Z') or dead ('X') one does nothing any more
+    state, *fields = line.rpartition(")")[2].split()
+    return "" if state in "ZX" else fields[18]
+
+
+def is_gone(owner: str) -> bool:
+    """Whether it is sure that this owner does nothing any more."""
+    words = owner.split(" ")
+    if len(words) != 5 or words[1:3] != [_boot(), _space()] or not words[3].isdecimal():
+        return False
+    return _begun(int(words[3])) != words[4]

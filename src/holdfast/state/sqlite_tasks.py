@@ -1,0 +1,179 @@
+"""The tasks of a tracker in a database of SQLite. All that changes anything belongs in a transaction of the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any, Protocol
+
+from holdfast.state.entry import Row
+from holdfast.state.owners import is_gone
+from holdfast.state.tables import TRACKER_FORM, Looking, StoreNumbers
+from holdfast.state.tasks import Ending, Lease, Tally, Wanted
+
+CANDIDATES = 256
+"""So many entries are looked at together for a claim that takes not every one."""
+LOOK_FOR_THE_GONE_S = 0.1
+"""Whether owners of leases are gone is looked at so often, and whenever nothing else is free."""
+_MAY_BE_TRIED = "(:max_tries < 1 OR tries < :max_tries)"
+
+
+class Database(Protocol):
+    """What the tasks need of their database."""
+
+    def looking(self) -> AbstractContextManager[Looking]: ...
+    def numbers(self, store: str) -> StoreNumbers: ...
+    def count(self, store: str) -> int: ...
+
+
+class SqliteTasks:
+    """`Tasks` in a table of SQLite."""
+
+    def __init__(self, database: Database, store: str) -> None:
+        self._database = database
+        self._store = store
+        self._table = f'"entry_{store}"'
+        self._looked_s = 0.0
+
+    def _ask(self, query: str, parameters: dict[str, Any] | None = None) -> list[Any]:
+        with self._database.looking() as looking:
+            return looking.connection.execute(query, parameters or {}).fetchall()
+
+    def _change(self, statement: str, rows: Sequence[dict[str, Any]]) -> int:
+        """In a transaction: run it with each of these; how many entries were changed."""
+        with self._database.looking() as looking:
+            return looking.connection.executemany(statement, rows).rowcount
+
+    def _next_rev(self) -> int:
+        numbers = self._database.numbers(self._store)
+        numbers.rev += 1
+        return numbers.rev
+
+    def tally(self) -> Tally:
+        marks = ("done = 1", "tries > 0", "aborted = 1", "dead = 1", "token IS NOT NULL")
+        found = (self._ask(f"SELECT count(*) FROM {self._table} WHERE {mark}")[0][0] for mark in marks)
+        return Tally(self._database.count(self._store), *found)
+
+    def todo(self, after: int | None, limit: int, max_tries: int, *, with_aborted: bool) -> list[Row]:
+        where = f"done = 0 AND dead = 0 {'' if with_aborted else 'AND aborted = 0'} AND {_MAY_BE_TRIED}"
+        return self._rows(where, limit, {"max_tries": max_tries, "after": after})
+
+    def marked(self, mark: str, after: int | None, limit: int) -> list[Row]:
+        return self._rows(f"{mark} = 1", limit, {"after": after})
+
+    def _rows(self, where: str, limit: int, parameters: dict[str, Any]) -> list[Row]:
+        behind = "" if parameters["after"] is None else " AND seq > :after"
+        with self._database.looking() as looking:
+            return looking.rows(self._store, where + behind, limit, parameters)
+
+    # -- claiming
+
+    def claim(self, wanted: Wanted) -> list[Lease]:
+        now_ns = time.time_ns()
+        self._free_what_is_lost(now_ns, wanted.max_tries, everybody=False)
+        found = self._free_rows(wanted, now_ns)
+        if not found and self._free_what_is_lost(now_ns, wanted.max_tries, everybody=True):
+            found = self._free_rows(wanted, now_ns)
+        return self._lease(found, wanted, now_ns)
+
+    def _free_rows(self, wanted: Wanted, now_ns: int) -> list[Row]:
+        where = f"done = 0 AND dead = 0 {'' if wanted.with_aborted else 'AND aborted = 0'}"
+        where += f" AND token IS NULL AND due_ns <= :now_ns AND {_MAY_BE_TRIED}"
+        found: list[Row] = []
+        after = wanted.after
+        limit = wanted.count if wanted.accepts is None else CANDIDATES
+        while len(found) < wanted.count:
+            page = self._rows(where, limit, {"now_ns": now_ns, "max_tries": wanted.max_tries, "after": after})
+            found += page if wanted.accepts is None else filter(wanted.accepts, page)
+            if len(page) < limit:
+                break
+            after = page[-1].seq
+        return found[: wanted.count]
+
+    def _lease(self, rows: list[Row], wanted: Wanted, now_ns: int) -> list[Lease]:
+        if not rows:
+            return []
+        token = self._next_rev()
+        same = {"token": token, "owner": wanted.owner, "now_ns": now_ns, "until_ns": wanted.until_ns}
+        self._change(
+            f"UPDATE {self._table} SET tries = tries + 1, token = :token, owner = :owner, begun_ns = :now_ns, "
+            "until_ns = :until_ns, rev = :token WHERE seq = :seq",
+            [same | {"seq": row.seq} for row in rows],
+        )
+        leases: list[Lease] = []
+        for row in rows:
+            value, tries, *marks = TRACKER_FORM.stored(row.value)
+            claimed = replace(row, value=TRACKER_FORM.text(value, tries + 1, *marks), rev=token)
+            leases.append(Lease(claimed, token, tries + 1, now_ns, wanted.until_ns))
+        return leases
+
+    def _free_what_is_lost(self, now_ns: int, max_tries: int, *, everybody: bool) -> int:
+        """End the leases that are over, and those of owners that are gone; how many. An attempt is counted all the same."""
+        lost = self._leased("until_ns <= :now_ns", {"now_ns": now_ns})
+        if everybody or time.monotonic() - self._looked_s > LOOK_FOR_THE_GONE_S:
+            self._looked_s = time.monotonic()
+            for (owner,) in self._ask(f"SELECT DISTINCT owner FROM {self._table} WHERE token IS NOT NULL"):
+                if is_gone(owner):
+                    lost += self._leased("owner = :owner AND until_ns > :now_ns", {"owner": owner, "now_ns": now_ns})
+        if lost:
+            self._record("lost", [(seq, owner, begun_ns, now_ns) for seq, owner, begun_ns in lost])
+            self._set_free("dead = :most > 0 AND tries >= :most", [seq for seq, *_ in lost], {"most": max_tries})
+        return len(lost)
+
+    def _leased(self, where: str, parameters: dict[str, Any]) -> list[tuple[int, str, int]]:
+        query = f"SELECT seq, owner, begun_ns FROM {self._table} WHERE token IS NOT NULL AND {where}"
+        return self._ask(query, parameters)
+
+    def _set_free(self, more: str, seqs: Iterable[int], parameters: dict[str, Any]) -> None:
+        same = parameters | {"rev": self._next_rev()}
+        self._change(
+            f"UPDATE {self._table} SET token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, rev = :rev, {more} "
+            "WHERE seq = :seq",
+            [same | {"seq": seq} for seq in seqs],
+        )
+
+    def _record(self, outcome: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """`rows`: place, owner, begin and end of each attempt, and then, if they are known, bytes and error."""
+        names = ("seq", "owner", "begun_ns", "ended_ns", "size_bytes", "error")
+        empty = dict.fromkeys(names) | {"outcome": outcome}
+        self._change(
+            f'INSERT INTO "attempt_{self._store}" (outcome, {", ".join(names)}) '
+            f"VALUES (:outcome, {', '.join(f':{name}' for name in names)})",
+            [empty | dict(zip(names, row, strict=False)) for row in rows],
+        )
+
+    # -- ending
+
+    def end(self, leases: Sequence[Lease], ending: Ending, owner: str) -> list[Lease]:
+        now_ns = time.time_ns()
+        statement = (
+            f"UPDATE {self._table} SET done = max(done, :done), dead = :dead, tries = tries - :uncounted, "
+            "due_ns = :due_ns, error = coalesce(:error, error), rev = :rev, "
+            "token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL WHERE seq = :seq AND token = :token"
+        )
+        same = {name: getattr(ending, name) for name in ("done", "dead", "uncounted", "due_ns", "error")}
+        same["rev"] = self._next_rev()
+        late: list[Lease] = []
+        ended: list[tuple[Any, ...]] = []
+        for lease in leases:
+            if self._change(statement, [same | {"seq": lease.row.seq, "token": lease.token}]):
+                ended.append((lease.row.seq, owner, lease.begun_ns, now_ns, ending.size_bytes, ending.error))
+            else:
+                late.append(lease)
+        self._record(ending.outcome, ended)
+        return late
+
+    def extend(self, lease: Lease, until_ns: int) -> bool:
+        statement = f"UPDATE {self._table} SET until_ns = :until_ns WHERE seq = :seq AND token = :token"
+        return self._change(statement, [{"until_ns": until_ns, "seq": lease.row.seq, "token": lease.token}]) > 0
+
+    def revive(self, key: str | None) -> int:
+        where = "dead = 1" if key is None else "key = :key"
+        statement = f"UPDATE {self._table} SET dead = 0, tries = 0, due_ns = 0, rev = :rev WHERE {where}"
+        return self._change(statement, [{"rev": self._next_rev(), "key": key}])
+
+    def attempts(self, limit: int) -> list[tuple[int, int, int | None]]:
+        query = f"SELECT begun_ns, ended_ns, size_bytes FROM \"attempt_{self._store}\" WHERE outcome = 'done'"
+        return self._ask(f"{query} ORDER BY id DESC LIMIT {limit:d}")

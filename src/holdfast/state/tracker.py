@@ -1,0 +1,529 @@
+"""The dictionary that knows what is done, `Tracker`: keys are tasks, and each value tells of its own progress.
+
+    tracker.add_many_if_absent(names)
+    for name in tracker.try_keys():        each task to one worker only, whoever else asks, on this machine
+        work(name)
+        tracker.mark_done(name)
+
+    for task in tracker.claim(32):         the same with a lease that ends, and a token against who comes late
+        with task:
+            work(task.key)
+
+Every value is a dictionary with `_tries` (a number), `_done` and `_aborted` (true or false) beside what its user puts
+there; they are written like everything else, and counted exactly, whoever writes them.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from holdfast.errors import DuplicateKeyError, InvalidValue, LeaseLost
+from holdfast.state.backend import Durability
+from holdfast.state.entry import Row
+from holdfast.state.jsonvalue import dump, load
+from holdfast.state.keys import Key, key_text, parse_key
+from holdfast.state.owners import me
+from holdfast.state.pod import DEFAULT_FILE_SIZE, DEFAULT_SYNC_AT, GROUP, POD
+from holdfast.state.tables import TRACKER_KIND
+from holdfast.state.tasks import Ending, Lease, Tasks, Wanted
+from holdfast.state.views import PAGE
+
+LEASE_S = 300.0
+"""How long a claim lasts, unless it is extended or its owner is seen to be gone."""
+RETRY_S, RETRY_MAX_S = 1.0, 3600.0
+"""After its first failure a task waits so long, and twice as long after each further one, up to the second."""
+ATTEMPTS = 1000
+"""From so many of the last attempts it is told how fast work goes."""
+_NEW: dict[str, Any] = {"_tries": 0, "_done": False, "_aborted": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a tracker stands. `rate_per_s` is that of the time in which anybody was at work, of the last attempts.
+
+    `eta_s` is how much of such time is left, as far as that can be told.
+    """
+
+    entries: int
+    done: int
+    tried: int
+    aborted: int
+    dead: int
+    leased: int
+    todo: int
+    rate_per_s: float | None
+    bytes_per_s: float | None
+    eta_s: float | None
+
+
+class Tracker(POD):
+    """A `POD` of tasks. Parameters are those of `POD`, and:
+
+    max_tries
+        A task that was tried so often is given to nobody any more; 0: no limit.
+    """
+
+    KIND = TRACKER_KIND
+
+    def __init__(
+        self,
+        path: str | Path,
+        max_tries: int = 0,
+        init: Mapping[Any, Any] | Iterable[tuple[Any, Any]] = (),
+        gzipped: bool = False,
+        file_size: int = DEFAULT_FILE_SIZE,
+        sync_at: int = DEFAULT_SYNC_AT,
+        *,
+        default: Mapping[Any, Any] | None = None,
+        durability: Durability | str = Durability.KILL,
+        mode: str = "w",
+        store: str = "main",
+    ) -> None:
+        self.max_tries = max_tries
+        super().__init__(
+            path, init, gzipped, file_size, sync_at, default=default, durability=durability, mode=mode, store=store
+        )
+
+    def _tasks(self) -> Tasks:
+        if self._task_backend is not self._use():
+            self._task_backend = self._use()
+            self._own_tasks = self._task_backend.tasks(self._store)
+        return self._own_tasks
+
+    _task_backend: object = None
+    _own_tasks: Tasks
+
+    # -- values
+
+    def _text_of(self, value: Any) -> str:
+        if not isinstance(value, dict):
+            raise InvalidValue("a tracker's values are dictionaries", expected="dict", found=type(value).__name__)
+        whole: dict[str, Any] = _NEW | value
+        for name, new in _NEW.items():
+            if type(whole[name]) is not type(new):
+                raise InvalidValue(f"{name} of a task", expected=type(new).__name__, found=repr(whole[name])[:80])
+        return dump(whole)
+
+    def update(self, *others: Any, **more: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Merge into each task's value; tasks that are not there are added. All or none of them."""
+        with self._writing() as backend:
+            for other in (*others, more):
+                pairs = iter(other.items() if isinstance(other, Mapping) else other)  # pyright: ignore[reportUnknownArgumentType]
+                while group := list(islice(pairs, GROUP)):
+                    merged: dict[str, dict[str, Any]] = {}
+                    for key, value in group:
+                        text = key_text(key)
+                        if text not in merged:
+                            row = backend.get(self._store, text)
+                            merged[text] = dict(_NEW) if row is None else load(row.value)
+                        merged[text].update(value)
+                    self._put_group(backend, {text: self._text_of(value) for text, value in merged.items()})
+
+    # -- adding
+
+    def add(self, key: Key) -> None:
+        """Add a task. Raises `DuplicateKeyError` when it is there."""
+        with self.transaction():
+            if not self.add_if_absent(key):
+                raise DuplicateKeyError("this task is there already", place=f"{self.path}, key {key!r}")
+
+    def add_if_absent(self, key: Key) -> bool:
+        """Add a task where it is missing; whether it was."""
+        text = key_text(key)
+        with self._writing() as backend:
+            if backend.get(self._store, text) is not None:
+                return False
+            backend.put(self._store, text, self._text_of({}))
+            self._memory.replaced(text, backend)
+            self._wrote(backend, [text])
+            return True
+
+    def add_many(self, keys: Iterable[Key]) -> None:
+        """Add tasks. Raises `DuplicateKeyError` when one is there, or comes twice: then none is added."""
+        with self.transaction():
+            for key in keys:
+                self.add(key)
+
+    def add_many_if_absent(self, keys: Iterable[Key]) -> int:
+        """Add those that are missing; how many were."""
+        with self.transaction():
+            return sum(self.add_if_absent(key) for key in keys)
+
+    # -- what is to be done
+
+    def todo_keys(self, allow_aborted: bool = False) -> Iterator[Key]:
+        """Tasks that are neither done nor aborted nor tried too often, in order; also those that are added meanwhile."""
+        return (parse_key(row.key) for row in self._todo(allow_aborted))
+
+    def todo_items(self, allow_aborted: bool = False) -> Iterator[tuple[Key, Any]]:
+        return ((key, self[key]) for key in self.todo_keys(allow_aborted))
+
+    def todo_values(self, allow_aborted: bool = False) -> Iterator[Any]:
+        return (value for _, value in self.todo_items(allow_aborted))
+
+    def _todo(self, allow_aborted: bool) -> Iterator[Row]:
+        self._flush()
+        return _pages(lambda after: self._tasks().todo(after, PAGE, self.max_tries, with_aborted=allow_aborted))
+
+    def aborted_keys(self) -> Iterator[Key]:
+        return self._marked("aborted")
+
+    def aborted_items(self) -> Iterator[tuple[Key, Any]]:
+        return ((key, self[key]) for key in self.aborted_keys())
+
+    def aborted_values(self) -> Iterator[Any]:
+        return (value for _, value in self.aborted_items())
+
+    def done_keys(self) -> Iterator[Key]:
+        return self._marked("done")
+
+    def dead_keys(self) -> Iterator[Key]:
+        """Tasks that failed too often."""
+        return self._marked("dead")
+
+    def _marked(self, mark: str) -> Iterator[Key]:
+        self._flush()
+        return (parse_key(row.key) for row in _pages(lambda after: self._tasks().marked(mark, after, PAGE)))
+
+    def should_do(self, key: Key, allow_aborted: bool = False) -> bool:
+        """Whether it is neither done nor tried too often, nor aborted, unless that is allowed. Raises `KeyError`."""
+        value = self[key]
+        is_open = not value["_done"] and (self.max_tries < 1 or value["_tries"] < self.max_tries)
+        return is_open and (allow_aborted or not value["_aborted"])
+
+    def should_do_add(self, key: Key, allow_aborted: bool = False) -> bool:
+        """As `should_do`; a task that is missing is added, and should be done."""
+        with self.transaction():
+            self.add_if_absent(key)
+            return self.should_do(key, allow_aborted)
+
+    def should_try(self, key: Key, allow_aborted: bool = False) -> bool:
+        """As `should_do`; if so, it is counted as tried."""
+        with self.transaction():
+            should = self.should_do(key, allow_aborted)
+            if should:
+                self.increment_tries(key)
+            return should
+
+    def should_try_add(self, key: Key, allow_aborted: bool = False) -> bool:
+        with self.transaction():
+            self.add_if_absent(key)
+            return self.should_try(key, allow_aborted)
+
+    # -- trying, each by one worker only
+
+    def try_keys(self, allow_aborted: bool = False, *, lease_s: float = LEASE_S) -> Generator[Key]:
+        """Claim one task after the other, in order, each once, and count it as tried; also those added meanwhile.
+
+        The claim ends when the next one is asked for, or the loop is left: what is not marked as done by then may be
+        tried again, by anybody.
+        """
+        after: int | None = None
+        while leases := self._lease(1, lease_s, allow_aborted, after, None):
+            after = leases[0].row.seq
+            try:
+                yield parse_key(leases[0].row.key)
+            finally:
+                self._end(leases, Ending("tried"))
+
+    def try_items(self, allow_aborted: bool = False, *, lease_s: float = LEASE_S) -> Iterator[tuple[Key, Any]]:
+        return ((key, self[key]) for key in self.try_keys(allow_aborted, lease_s=lease_s))
+
+    def try_values(self, allow_aborted: bool = False, *, lease_s: float = LEASE_S) -> Iterator[Any]:
+        return (value for _, value in self.try_items(allow_aborted, lease_s=lease_s))
+
+    def claim(
+        self, n: int = 1, lease_s: float = LEASE_S, where: Callable[[Key, Any], bool] | None = None
+    ) -> list[Task]:
+        """Take at most `n` tasks that are free and due, the first in order, those only for which `where` is true.
+
+        Nobody else gets them before `lease_s` is over, unless this process ends before. Each is counted as tried.
+        """
+        return [Task(self, lease) for lease in self._lease(n, lease_s, False, None, where)]
+
+    def _lease(
+        self,
+        n: int,
+        lease_s: float,
+        allow_aborted: bool,
+        after: int | None,
+        where: Callable[[Key, Any], bool] | None,
+    ) -> list[Lease]:
+        def accepts(row: Row) -> bool:
+            return where is None or where(parse_key(row.key), load(row.value))
+
+        until_ns = time.time_ns() + round(lease_s * 1e9)
+        wanted = Wanted(n, me(), until_ns, self.max_tries, allow_aborted, after, accepts if where else None)
+        with self._writing() as backend:
+            leases = self._tasks().claim(wanted)
+            self._changed(backend, leases)
+        return leases
+
+    def _end(self, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
+        with self._writing() as backend:
+            late = self._tasks().end(leases, ending, me())
+            self._changed(backend, leases)
+        return late
+
+    def _changed(self, backend: Any, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            self._memory.wrote(lease.row.key, backend)
+        self._wrote(backend, [lease.row.key for lease in leases])
+
+    def finish(self, tasks: Iterable[Task]) -> None:
+        """Mark them done, all or none. Raises `LeaseLost`."""
+        tasks = list(tasks)
+        with self.transaction():
+            late = self._end([task.lease for task in tasks], Ending("done", done=True))
+            if late:
+                raise _late(self, late[0])
+
+    # -- one task
+
+    def _mark(self, key: Key, **marks: Any) -> None:
+        def edit(value: dict[str, Any]) -> tuple[Any, None]:
+            return value | marks, None
+
+        self._edit(key, edit)
+
+    def mark_done(self, key: Key) -> None:
+        """Raises `KeyError`, as all that follow."""
+        self._mark(key, _done=True)
+
+    def mark_not_done(self, key: Key) -> None:
+        self._mark(key, _done=False)
+
+    def done(self, key: Key) -> bool:
+        """Whether it is done; not, when it is not there."""
+        return bool(self.get(key, _NEW)["_done"])
+
+    def abort(self, key: Key) -> None:
+        """Nobody is to try it any more, until `unabort`."""
+        self._mark(key, _aborted=True)
+
+    def unabort(self, key: Key) -> None:
+        self._mark(key, _aborted=False)
+
+    def aborted(self, key: Key) -> bool:
+        return bool(self[key]["_aborted"])
+
+    def tries(self, key: Key) -> int:
+        return self[key]["_tries"]
+
+    def increment_tries(self, key: Key) -> None:
+        self._add_tries(key, 1)
+
+    def decrement_tries(self, key: Key) -> None:
+        """Not below zero."""
+        self._add_tries(key, -1)
+
+    def _add_tries(self, key: Key, by: int) -> None:
+        def edit(value: dict[str, Any]) -> tuple[Any, None]:
+            return value | {"_tries": max(0, value["_tries"] + by)}, None
+
+        self._edit(key, edit)
+
+    def reset_tries(self, key: Key) -> None:
+        """As if it had never been tried; one that failed too often may be tried again."""
+        with self._writing() as backend:
+            if not self._tasks().revive(key_text(key)):
+                raise KeyError(key)
+            self._memory.wrote(key_text(key), backend)
+            self._wrote(backend, [key_text(key)])
+
+    def retry_dead(self) -> int:
+        """Let all that failed too often be tried again from the begin; how many."""
+        with self._writing() as backend:
+            count = self._tasks().revive(None)
+            self._wrote(backend, [])
+        return count
+
+    # -- how much
+
+    def _count(self, name: str) -> int:
+        self._flush()
+        return getattr(self._tasks().tally(), name)
+
+    @property
+    def num_done(self) -> int:
+        return self._count("done")
+
+    @property
+    def num_tried(self) -> int:
+        return self._count("tried")
+
+    @property
+    def num_aborted(self) -> int:
+        return self._count("aborted")
+
+    def fraction_done(self) -> float:
+        """0.0 of an empty tracker, as all fractions."""
+        return self._fraction("done")
+
+    def fraction_not_done(self) -> float:
+        return self._other_fraction("done")
+
+    def fraction_tried(self) -> float:
+        return self._fraction("tried")
+
+    def fraction_not_tried(self) -> float:
+        return self._other_fraction("tried")
+
+    def fraction_aborted(self) -> float:
+        return self._fraction("aborted")
+
+    def fraction_not_aborted(self) -> float:
+        return self._other_fraction("aborted")
+
+    def _fraction(self, name: str) -> float:
+        self._flush()
+        tally = self._tasks().tally()
+        return getattr(tally, name) / tally.entries if tally.entries else 0.0
+
+    def _other_fraction(self, name: str) -> float:
+        self._flush()
+        tally = self._tasks().tally()
+        return (tally.entries - getattr(tally, name)) / tally.entries if tally.entries else 0.0
+
+    def percent_done(self, decimals: int = 2) -> str:
+        return percent(self.fraction_done(), decimals)
+
+    def percent_not_done(self, decimals: int = 2) -> str:
+        return percent(self.fraction_not_done(), decimals)
+
+    def percent_tried(self, decimals: int = 2) -> str:
+        return percent(self.fraction_tried(), decimals)
+
+    def percent_not_tried(self, decimals: int = 2) -> str:
+        return percent(self.fraction_not_tried(), decimals)
+
+    def percent_aborted(self, decimals: int = 2) -> str:
+        return percent(self.fraction_aborted(), decimals)
+
+    def percent_not_aborted(self, decimals: int = 2) -> str:
+        return percent(self.fraction_not_aborted(), decimals)
+
+    def stats(self) -> Progress:
+        """Where all stands, and how long what is left will take, as far as attempts that were recorded tell."""
+        self._flush()
+        tally, attempts = self._tasks().tally(), self._tasks().attempts(ATTEMPTS)
+        todo = sum(1 for _ in self._todo(False))
+        busy_s = _busy_s([(begun_ns, ended_ns) for begun_ns, ended_ns, _ in attempts])
+        moved_bytes = sum(size for _, _, size in attempts if size is not None)
+        rate_per_s = len(attempts) / busy_s if busy_s else None
+        return Progress(
+            tally.entries,
+            tally.done,
+            tally.tried,
+            tally.aborted,
+            tally.dead,
+            tally.leased,
+            todo,
+            rate_per_s,
+            moved_bytes / busy_s if busy_s and moved_bytes else None,
+            todo / rate_per_s if rate_per_s else None,
+        )
+
+
+class Task:
+    """A claimed task. As a context manager it is done when the block ends, and has failed when that raises.
+
+    `token` grows with each claim: pass it on to whatever must not take orders from who comes late. Every method raises
+    `LeaseLost` when the task is somebody else's by now.
+    """
+
+    def __init__(self, tracker: Tracker, lease: Lease) -> None:
+        self.lease = lease
+        self.key = parse_key(lease.row.key)
+        self.value: dict[str, Any] = load(lease.row.value)
+        self.token = lease.token
+        self.attempt = lease.attempt
+        self.is_ended = False
+        self._tracker = tracker
+
+    def heartbeat(self, lease_s: float = LEASE_S) -> None:
+        """Let the lease last so long from now."""
+        with self._tracker._writing():  # pyright: ignore[reportPrivateUsage]
+            until_ns = time.time_ns() + round(lease_s * 1e9)
+            if not self._tracker._tasks().extend(self.lease, until_ns):  # pyright: ignore[reportPrivateUsage]
+                raise _late(self._tracker, self.lease)
+
+    def done(self, result: Mapping[str, Any] | None = None, *, size_bytes: int | None = None) -> None:
+        """It is done; `result` is merged into its value. `size_bytes`: what was moved, for the rate."""
+        with self._tracker.transaction():
+            self._end(Ending("done", done=True, size_bytes=size_bytes))
+            if result:
+                self._tracker.update({self.key: result})
+
+    def fail(self, error: object, retry_in_s: float | None = None) -> None:
+        """It failed; it may be tried again in so long, or by default in a time that doubles with each attempt.
+
+        After `max_tries` attempts it is dead, and only `retry_dead` brings it back.
+        """
+        most = self._tracker.max_tries
+        if retry_in_s is None:
+            wait_s = min(RETRY_S * 2.0 ** min(self.attempt - 1, 60), RETRY_MAX_S)
+            retry_in_s = wait_s * random.uniform(0.5, 1.0)  # so that not all come back at once
+        due_ns = time.time_ns() + round(retry_in_s * 1e9)
+        self._end(Ending("failed", dead=0 < most <= self.attempt, due_ns=due_ns, error=str(error)[:1000]))
+
+    def release(self) -> None:
+        """Give it back, as if it had not been tried."""
+        self._end(Ending("released", uncounted=True))
+
+    def _end(self, ending: Ending) -> None:
+        if self._tracker._end([self.lease], ending):  # pyright: ignore[reportPrivateUsage]
+            raise _late(self._tracker, self.lease)
+        self.is_ended = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.is_ended or (kind is not None and issubclass(kind, LeaseLost)):
+            return
+        if kind is None:
+            self.done()
+        elif issubclass(kind, Exception):
+            self.fail(f"{kind.__name__}: {error}")
+        else:
+            self.release()
+
+
+def _late(tracker: Tracker, lease: Lease) -> LeaseLost:
+    return LeaseLost(
+        "this task is somebody else's by now, or was ended",
+        place=f"{tracker.path}, key {lease.row.key}",
+        expected=f"token {lease.token}",
+        hint="do nothing more for it; a longer lease, or a heartbeat within it, keeps the next one",
+    )
+
+
+def _pages(page: Callable[[int | None], list[Row]]) -> Iterator[Row]:
+    after: int | None = None
+    while rows := page(after):
+        yield from rows
+        after = rows[-1].seq
+
+
+def _busy_s(spans: list[tuple[int, int]]) -> float:
+    """How long anybody was at work: spans that overlap count once, and the time between them not at all."""
+    total_ns, end_ns = 0, 0
+    for begun, ended in sorted(spans):
+        total_ns += max(0, ended - max(begun, end_ns))
+        end_ns = max(end_ns, ended)
+    return total_ns / 1e9
+
+
+def percent(fraction: float, decimals: int = 2) -> str:
+    """As text: `34.70 %`."""
+    return f"{100 * fraction:.{decimals}f} %"
