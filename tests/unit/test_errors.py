@@ -20,6 +20,8 @@ CODES = {
     "InvalidKey": 1,
     "InvalidValue": 1,
     "ConflictError": 1,
+    "LeaseLost": 1,
+    "DuplicateKeyError": 1,
     "OperatorNeeded": 4,
     "Interrupted": 130,
 }

@@ -113,8 +113,9 @@ class Memory(threading.local):
 
     def wrote(self, key: str, backend: Backend) -> None:
         """The entry was changed by who has this memory: what was read of it before is past."""
-        self._keep_seen(key, backend)
-        self._seen.pop(key, None)
+        if key in self._seen:
+            self._keep_seen(key, backend)
+            del self._seen[key]
 
     def replaced(self, key: str, backend: Backend) -> None:
         """Another value stands under `key`, or none: who holds parts of the old one holds nobody's."""

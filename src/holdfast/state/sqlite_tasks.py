@@ -155,15 +155,20 @@ class SqliteTasks:
         )
         same = {name: getattr(ending, name) for name in ("done", "dead", "uncounted", "due_ns", "error")}
         same["rev"] = self._next_rev()
-        late: list[Lease] = []
-        ended: list[tuple[Any, ...]] = []
-        for lease in leases:
-            if self._change(statement, [same | {"seq": lease.row.seq, "token": lease.token}]):
-                ended.append((lease.row.seq, owner, lease.begun_ns, now_ns, ending.size_bytes, ending.error))
-            else:
-                late.append(lease)
-        self._record(ending.outcome, ended)
+        late = self._late(leases)
+        mine = [lease for lease in leases if lease not in late] if late else leases
+        self._change(statement, [same | {"seq": lease.row.seq, "token": lease.token} for lease in mine])
+        more = now_ns, ending.size_bytes, ending.error
+        self._record(ending.outcome, [(lease.row.seq, owner, lease.begun_ns, *more) for lease in mine])
         return late
+
+    def _late(self, leases: Sequence[Lease]) -> list[Lease]:
+        """Those that are not theirs any more who have them."""
+        if not leases:
+            return []
+        places = ", ".join(str(lease.row.seq) for lease in leases)
+        now = dict(self._ask(f"SELECT seq, token FROM {self._table} WHERE seq IN ({places})"))
+        return [lease for lease in leases if now.get(lease.row.seq) != lease.token]
 
     def extend(self, lease: Lease, until_ns: int) -> bool:
         statement = f"UPDATE {self._table} SET until_ns = :until_ns WHERE seq = :seq AND token = :token"

@@ -441,12 +441,19 @@ class Task:
 
     def __init__(self, tracker: Tracker, lease: Lease) -> None:
         self.lease = lease
-        self.key = parse_key(lease.row.key)
-        self.value: dict[str, Any] = load(lease.row.value)
         self.token = lease.token
         self.attempt = lease.attempt
         self.is_ended = False
         self._tracker = tracker
+
+    @property
+    def key(self) -> Key:
+        return parse_key(self.lease.row.key)
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """A copy of what it was when it was claimed."""
+        return load(self.lease.row.value)
 
     def heartbeat(self, lease_s: float = LEASE_S) -> None:
         """Let the lease last so long from now."""
