@@ -37,7 +37,14 @@ class Reader(Protocol):
         ...
 
     def page(self, store: str, after: int | None, limit: int, *, backwards: bool = False) -> list[Row]:
-        """The next entries behind the place `after`, in order; from the begin (or the end) where that is None."""
+        """The next entries behind the place `after`, in order; from the begin (or the end) where that is None.
+
+        Fewer than `limit` where values are long; none only where there is none.
+        """
+        ...
+
+    def keys(self, store: str, after: int | None, limit: int, *, backwards: bool = False) -> list[tuple[int, str]]:
+        """Places and keys, as `page` gives entries."""
         ...
 
     def count(self, store: str) -> int: ...
@@ -76,6 +83,14 @@ class Backend(Reader, Protocol):
 
     def is_committed(self, store: str, row: Row | None) -> bool:
         """In a transaction: whether the entry (or, None, that there is none) was so before the transaction, for sure."""
+        ...
+
+    def transaction_number(self) -> int:
+        """Another one for each transaction; 0 outside of them."""
+        ...
+
+    def is_first(self, what: object) -> bool:
+        """In a transaction: whether this was not asked yet at its innermost level."""
         ...
 
     def on_rollback(self, act: Callable[[], object]) -> None:

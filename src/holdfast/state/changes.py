@@ -31,7 +31,7 @@ def demand_same_place(newer: Any, seen: Any, path: Path, method: str, args: tupl
     for step in path:
         if not same_kind(newer, seen) or not _has(newer, step):
             raise conflict("the list or dictionary that was to be changed is gone", path)
-        if type(step) is int and not is_only_changed_at(newer, seen, step):
+        if type(step) is int and not is_same_up_to(newer, seen, step):
             raise conflict("the list around it has been changed, so that its place is not sure", path)
         newer, seen = newer[step], seen[step]
     if not same_kind(newer, seen):
@@ -40,10 +40,9 @@ def demand_same_place(newer: Any, seen: Any, path: Path, method: str, args: tupl
         _demand_same_items(newer, seen, path, method, args)
 
 
-def is_only_changed_at(newer: list[Any], seen: list[Any], place: int) -> bool:
-    """Whether two states of a list are alike but for what stands at `place`, and what was put behind the end."""
-    count = len(seen)
-    return newer[:place] == seen[:place] and newer[place + 1 : count] == seen[place + 1 :] and len(newer) >= count
+def is_same_up_to(newer: list[Any], seen: list[Any], place: int) -> bool:
+    """Whether nothing was taken out of a list, and what stands at `place` and before it is as it was."""
+    return len(newer) >= len(seen) and newer[: place + 1] == seen[: place + 1]
 
 
 def _demand_same_items(newer: Any, seen: Any, path: Path, method: str, args: tuple[Any, ...]) -> None:

@@ -10,7 +10,7 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +25,21 @@ from holdfast.state.memory import Memory
 from holdfast.state.tracked import NO_STATE, Change
 
 _handles: WeakValueDictionary[int, Handle] = WeakValueDictionary()
+_unwritten: dict[int, Handle] = {}
+"""Those in which anything waits: nobody else may hold them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Waiting:
-    """The text of a value that waits in memory, and the revision that it rests on; None if on none."""
+    """The text of a value that waits in memory, and which thread has set it.
+
+    `seen`: the revision that it rests on, None if on none; `forget` lets that thread forget that it has seen it.
+    """
 
     text: str
+    thread: int
     seen: int | None
+    forget: Callable[[], object]
 
 
 class Handle:
@@ -74,8 +81,8 @@ class Handle:
         """Make a change inside a stored value, as `tracked` asks for it."""
         raise NotImplementedError
 
-    def _put_group(self, backend: Backend, group: Mapping[str, str]) -> None:
-        """In a transaction: set these texts under these keys."""
+    def _put_waiting(self, backend: Backend, waiting: Mapping[str, Waiting]) -> None:
+        """In a transaction: write what waited."""
         raise NotImplementedError
 
     def _use(self) -> Backend:
@@ -114,9 +121,9 @@ class Handle:
         block raises: then nothing was changed.
         """
         self._check_writable()
-        backend = self._use()
-        with backend.transaction(Durability(durability or self.durability)):
-            self._write_waiting(backend)
+        asked = Durability(durability or self.durability)
+        self._flush()
+        with self._use().transaction(asked):
             yield self
         self._sync_if_many()
 
@@ -124,32 +131,31 @@ class Handle:
     def _writing(self) -> Generator[Backend, None, None]:
         """A transaction for one write, or the one that this thread is in; what waits in memory is written before."""
         self._check_writable()
+        self._flush()
         backend = self._use()
         if backend.inside():
             backend.demand(self.durability)
-            self._write_waiting(backend)
             yield backend
         else:
             with backend.transaction(self.durability):
-                self._write_waiting(backend)
                 yield backend
             self._sync_if_many()
 
     def _check_unchanged(self, backend: Backend, text: str) -> None:
         """Raise `ConflictError` when this thread has read the entry and somebody else has changed it since."""
         seen = self._memory.seen(text)
-        if seen is not None and not self._is_at(backend, text, seen):
+        if seen is not None and seen != self._rev_of(backend, text):
             self._memory.forget_seen(text)
             raise self._lost_race(text)
 
-    def _is_at(self, backend: Backend, text: str, rev: int) -> bool:
+    def _rev_of(self, backend: Backend, text: str) -> int:
         row = backend.get(self._store, text)
-        return rev == (NO_STATE if row is None else row.rev)
+        return NO_STATE if row is None else row.rev
 
-    def _lost_race(self, text: str) -> ConflictError:
+    def _lost_race(self, *texts: str) -> ConflictError:
         return ConflictError(
-            "somebody else changed this entry after it was read",
-            place=f"{self.path}, key {text}",
+            "somebody else changed this entry after it was read; it was not written",
+            place=f"{self.path}, key {', '.join(texts)}",
             expected="what was read",
             found="another value, or none",
             hint="read it and decide again, or set it again to overwrite; `incr` and `transaction` are exact",
@@ -163,38 +169,66 @@ class Handle:
         return (self._holding or self.durability is Durability.BUFFERED) and not self._use().inside()
 
     def _wait(self, text: str, value: str) -> None:
+        thread = threading.get_ident()
+        if (before := self._waiting.get(text)) is not None and before.thread != thread:
+            self._flush()
         with self._guard:
             before = self._waiting.get(text)
-            self._waiting[text] = Waiting(value, self._memory.seen(text) if before is None else before.seen)
+            seen = self._memory.seen(text) if before is None else before.seen
+            self._waiting[text] = Waiting(value, thread, seen, self._memory.forgetter(text))
+            _unwritten[id(self)] = self
+
+    def _is_waiting(self, text: str) -> bool:
+        """Whether this thread has set it, and it waits; what another one has set is written."""
+        waiting = self._waiting.get(text)
+        if waiting is not None and waiting.thread != threading.get_ident():
+            self._flush()
+            return False
+        return waiting is not None
 
     def _flush(self) -> None:
-        """Write what waits in memory."""
-        if self._waiting:
-            with self._writing():
-                pass
-
-    def _write_waiting(self, backend: Backend) -> None:
-        """In a transaction: write what waits in memory; if that comes to nothing, it waits again."""
-        if not self._waiting:
+        """Write what waits in memory; in a transaction, what this thread has set. Raises `ConflictError` for what rests
+        on what others have changed since: that is not written, and all else is.
+        """
+        if not self._waiting or self.read_only:
             return
+        backend, lost = self._use(), list[str]()
+        is_inside = backend.inside()
+        with backend.transaction(self.durability):
+            waiting = self._waiting_of(threading.get_ident() if is_inside else None)
+            lost += [text for text, item in waiting.items() if item.seen not in (None, self._rev_of(backend, text))]
+            self._put_waiting(backend, {text: item for text, item in waiting.items() if text not in lost})
+            if is_inside:
+                backend.on_rollback(lambda: self._wait_again(waiting))
+                self._waits_no_more(waiting)
+            else:
+                backend.on_commit(lambda _: self._waits_no_more(waiting))
+        if lost:
+            raise self._lost_race(*lost)
+
+    def _waiting_of(self, thread: int | None) -> dict[str, Waiting]:
         with self._guard:
-            waiting, self._waiting = self._waiting, {}
-        backend.on_rollback(lambda: self._wait_again(waiting))
-        for text, item in waiting.items():
-            if item.seen is not None and not self._is_at(backend, text, item.seen):
-                raise self._lost_race(text)
-            self._memory.wrote(text, backend)
-        self._put_group(backend, {text: item.text for text, item in waiting.items()})
+            return {text: item for text, item in self._waiting.items() if thread in (None, item.thread)}
+
+    def _waits_no_more(self, waiting: Mapping[str, Waiting]) -> None:
+        with self._guard:
+            for text, item in waiting.items():
+                if self._waiting.get(text) is item:
+                    del self._waiting[text]
+                    item.forget()
+            if not self._waiting:
+                _unwritten.pop(id(self), None)
 
     def _wait_again(self, waiting: dict[str, Waiting]) -> None:
         with self._guard:
             self._waiting = waiting | self._waiting
+            _unwritten[id(self)] = self
 
     # -- when what is durable
 
     def _wrote(self, backend: Backend, texts: Iterable[str]) -> None:
         """In a transaction: these entries are not safe from a power cut, unless its commit is."""
-        keys = dict.fromkeys(texts)
+        keys = dict.fromkeys(text for text in texts if backend.is_first((id(self), text)))
 
         def committed(is_power_safe: bool) -> None:
             if is_power_safe:
@@ -216,6 +250,8 @@ class Handle:
     def sync(self) -> None:
         """When this returns, everything that was written survives a power cut."""
         backend = self._use()
+        if self.read_only:
+            return
         if backend.inside():
             raise StateError("nothing is durable inside a transaction", hint="call sync() after the block")
         self._flush()
@@ -243,8 +279,7 @@ class Handle:
 
     def revert(self) -> None:
         """Forget what is held in memory and was not written."""
-        with self._guard:
-            self._waiting.clear()
+        self._waits_no_more(self._waiting_of(None))
         self._memory.forget_values()
 
     def verify(self) -> list[str]:
@@ -273,6 +308,7 @@ class Handle:
     def begin_in_child(self) -> None:
         """After a fork, in the child: what waits is the parent's to write, and so is what must be made durable."""
         self._start()
+        _unwritten.pop(id(self), None)
         self._memory.forget_values()
 
 

@@ -8,7 +8,6 @@ so that `1` and `'1'` stay two keys, and whoever opens the database can read the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from json.encoder import encode_basestring
 from typing import Any, TypeAlias, cast
 
@@ -17,18 +16,21 @@ from holdfast.errors import InvalidKey
 Key: TypeAlias = "str | int | tuple[Key, ...]"
 
 
-def key_text(key: object) -> str:
-    """The text of `key`, the same for equal keys only. Raises `InvalidKey`."""
+MAX_DEPTH = 100
+
+
+def key_text(key: object, depth: int = MAX_DEPTH) -> str:
+    """The text of `key`, the same for equal keys only. Raises `InvalidKey`; tuples may be so deep in each other."""
     if isinstance(key, str):
         return _text_of_str(key)
     if isinstance(key, int):
         return _text_of_int(key)
-    if isinstance(key, tuple):
-        return "[" + ",".join(map(key_text, cast("Iterable[object]", key))) + "]"
+    if isinstance(key, tuple) and depth:
+        return "[" + ",".join([key_text(part, depth - 1) for part in cast("tuple[object, ...]", key)]) + "]"
     raise InvalidKey(
         "keys are text, whole numbers, or tuples of such",
         expected="str, int, or a tuple of keys",
-        found=f"{type(key).__name__}: {key!r:.80}",
+        found=type(cast("object", key)).__name__,
     )
 
 

@@ -11,7 +11,7 @@ transaction is undone with it. How much is remembered is bounded.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -51,6 +51,8 @@ class Memory(threading.local):
         if found is None:
             return MISSING
         rev, value = found
+        if type(value) is Root and (value.rev != rev or value.value is None):
+            return MISSING
         self._see(key, rev)
         return value.value if type(value) is Root else value
 
@@ -69,12 +71,35 @@ class Memory(threading.local):
         """
         if undo_in is not None:
             self._keep_seen(row.key, undo_in)
+            self._keep_root(row.key, undo_in)
         value = self._taken(row)
-        if type(value) is Root:
-            if undo_in is not None:
-                undo_in.on_rollback(value.become_stale)
-            return value.value
-        return value
+        return value.value if type(value) is Root else value
+
+    def _keep_root(self, key: str, backend: Backend) -> None:
+        """When the transaction comes to nothing, the list or dictionary at hand is what it was, or is nobody's."""
+        root = self._roots.get(key)
+        if not backend.is_first((id(self._roots), key)):
+            return
+        if root is not None:
+            bring_back, roots = root.saved(), self._roots
+
+            def undo() -> None:
+                bring_back()
+                roots[key] = root
+
+            backend.on_rollback(undo)
+        else:
+            backend.on_rollback(self._leaver(key))
+
+    def _leaver(self, key: str) -> Callable[[], None]:
+        roots = self._roots
+
+        def leave() -> None:
+            root = roots.pop(key, None)
+            if root is not None:
+                root.leave()
+
+        return leave
 
     def _taken(self, row: Row) -> Any:
         """A root for a value with parts, the value itself for others."""
@@ -83,14 +108,14 @@ class Memory(threading.local):
         if root is not None and root.rev >= row.rev:
             return root
         value = load(row.value)
-        is_renewed = root is not None and root.renew(row.rev, value)
-        if root is None or not is_renewed:
-            if root is not None:
-                root.leave()
-            self._roots.pop(row.key, None)
-            if not isinstance(value, (dict, list)):
-                return value
-            root = self._roots[row.key] = Root(self._owner, row.key, row.rev, value)
+        if root is not None and root.renew(row.rev, value):
+            return root
+        if root is not None:
+            root.leave()
+        self._roots.pop(row.key, None)
+        if not isinstance(value, (dict, list)):
+            return value
+        root = self._roots[row.key] = Root(self._owner, row.key, row.rev, value)
         return root
 
     def forget_values(self) -> None:
@@ -117,19 +142,26 @@ class Memory(threading.local):
             self._keep_seen(key, backend)
             del self._seen[key]
 
+    def rewrote(self, key: str, rev: int, backend: Backend) -> None:
+        """The very list or dictionary at hand was stored as it is."""
+        self.wrote(key, backend)
+        root = self._roots[key]
+        backend.on_rollback(root.saved())
+        root.rev = rev
+
     def replaced(self, key: str, backend: Backend) -> None:
         """Another value stands under `key`, or none: who holds parts of the old one holds nobody's."""
         self.wrote(key, backend)
         root = self._roots.pop(key, None)
         if root is not None:
-            top = root.value
-            root.leave()
+            bring_back, roots = root.saved(), self._roots
 
             def undo() -> None:
-                root.value = top
-                self._roots[key] = root
+                bring_back()
+                roots[key] = root
 
             backend.on_rollback(undo)
+            root.leave()
 
     def replaced_all(self, backend: Backend) -> None:
         """Every entry was removed."""
@@ -146,6 +178,7 @@ class Memory(threading.local):
 
     def _see(self, key: str, rev: int) -> None:
         seen = self._seen
+        seen.pop(key, None)
         seen[key] = rev
         if len(seen) > SEEN:
             del seen[next(iter(seen))]
@@ -153,10 +186,17 @@ class Memory(threading.local):
     def _keep_seen(self, key: str, backend: Backend) -> None:
         """When the transaction comes to nothing, what was seen before it counts again."""
         seen = self._seen
+        if not backend.is_first((id(seen), key)):
+            return
         if (rev := seen.get(key)) is not None:
             backend.on_rollback(lambda: seen.__setitem__(key, rev))
         else:
             backend.on_rollback(lambda: seen.pop(key, None))
+
+    def forgetter(self, key: str) -> Callable[[], object]:
+        """What lets this thread forget that it has seen the entry, whoever calls it."""
+        seen = self._seen
+        return lambda: seen.pop(key, None)
 
     def forget_seen(self, key: str) -> None:
         self._seen.pop(key, None)

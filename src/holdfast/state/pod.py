@@ -10,6 +10,8 @@ Any number of processes and threads may open the same path, in any order. Nothin
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections.abc import (
     Callable,
     Generator,
@@ -22,21 +24,21 @@ from collections.abc import (
     ValuesView,
 )
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from holdfast.errors import InvalidValue
 from holdfast.state.backend import Backend, Durability
 from holdfast.state.changes import conflict, demand_same_place
 from holdfast.state.entry import Row
-from holdfast.state.handle import Handle
-from holdfast.state.jsonvalue import dump, load
+from holdfast.state.handle import Handle, Waiting
+from holdfast.state.jsonvalue import dump, load, plain
 from holdfast.state.keys import Key, key_text, parse_key
 from holdfast.state.memory import MISSING
 from holdfast.state.proxy import Setter
+from holdfast.state.tables import PAGE_CHARACTERS
 from holdfast.state.tracked import Change, Root, place_of
-from holdfast.state.views import Snapshot, rows
+from holdfast.state.views import Snapshot, keys, rows
 
 GROUP = 5000
 """`update` writes so many at once, all in one transaction."""
@@ -84,7 +86,11 @@ class POD(Handle, MutableMapping[Key, Any]):
     ) -> None:
         self.gzipped, self.file_size = gzipped, file_size
         super().__init__(path, store, durability=Durability(durability), sync_at=sync_at, read_only=mode == "r")
-        self._fill(init, default or {})
+        try:
+            self._fill(init, default or {})
+        except BaseException:
+            self.close()
+            raise
 
     def _fill(self, init: Mapping[Any, Any] | Iterable[tuple[Any, Any]], default: Mapping[Any, Any]) -> None:
         if default:
@@ -107,7 +113,7 @@ class POD(Handle, MutableMapping[Key, Any]):
         return default if value is MISSING else value
 
     def _find(self, text: str) -> Any:
-        if text in self._waiting:
+        if self._is_waiting(text):
             value = self._find_waiting(text)
             if value is not MISSING:
                 return value
@@ -145,7 +151,7 @@ class POD(Handle, MutableMapping[Key, Any]):
 
     def __contains__(self, key: object) -> bool:
         text = key_text(key)
-        if text in self._waiting:
+        if self._is_waiting(text):
             return True
         backend = self._use()
         if backend.get(self._store, text) is not None:
@@ -160,13 +166,16 @@ class POD(Handle, MutableMapping[Key, Any]):
 
     def _rows(self, *, backwards: bool = False) -> Iterator[Row]:
         self._flush()
-        return rows(self._use(), self._store, backwards=backwards)
+        backend = self._use()
+        return rows(backend, self._store, backwards=backwards, transaction=backend.transaction_number)
 
     def __iter__(self) -> Iterator[Key]:
-        return (parse_key(row.key) for row in self._rows())
+        self._flush()
+        return keys(self._use(), self._store)
 
     def __reversed__(self) -> Iterator[Key]:
-        return (parse_key(row.key) for row in self._rows(backwards=True))
+        self._flush()
+        return keys(self._use(), self._store, backwards=True)
 
     def _pairs(self, *, backwards: bool = False) -> Iterator[tuple[Key, Any]]:
         for row in self._rows(backwards=backwards):
@@ -205,30 +214,32 @@ class POD(Handle, MutableMapping[Key, Any]):
     # -- writing
 
     def __setitem__(self, key: Key, value: Any) -> None:
-        text = key_text(key)
-        if self._is_stored(text, value):
-            return  # `pod[key] += …` sets what it has changed already
-        dumped = self._text_of(value)
-        if self._is_buffering():
+        text, dumped = key_text(key), self._text_of(value)
+        if self._memory.is_root(text, value):
+            self._set_itself(text, dumped)
+        elif self._is_buffering():
             self._wait(text, dumped)
             self._sync_if_many()
-            return
-        with self._writing() as backend:
-            self._check_unchanged(backend, text)
-            backend.put(self._store, text, dumped)
-            self._memory.replaced(text, backend)
-            self._wrote(backend, [text])
+        else:
+            with self._writing() as backend:
+                self._check_unchanged(backend, text)
+                backend.put(self._store, text, dumped)
+                self._memory.replaced(text, backend)
+                self._wrote(backend, [text])
 
     def _text_of(self, value: Any) -> str:
         """What is stored of a value. Raises `InvalidValue`."""
         return dump(value)
 
-    def _is_stored(self, text: str, value: Any) -> bool:
-        """Whether `value` is the very list or dictionary that stands under the key now."""
-        if text in self._waiting or not self._memory.is_root(text, value):
-            return False
-        row = self._use().get(self._store, text)
-        return row is not None and self._memory.is_at(text, row.rev)
+    def _set_itself(self, text: str, dumped: str) -> None:
+        """Set the very list or dictionary that is, or was, stored under the key: `pod[key] += …` has changed it there."""
+        with self._writing() as backend:
+            row = backend.get(self._store, text)
+            if row is not None and self._memory.is_at(text, row.rev) and row.value == dumped:
+                return
+            self._check_unchanged(backend, text)
+            self._memory.rewrote(text, backend.put(self._store, text, dumped).rev, backend)
+            self._wrote(backend, [text])
 
     def __delitem__(self, key: Key) -> None:
         text = key_text(key)
@@ -241,10 +252,10 @@ class POD(Handle, MutableMapping[Key, Any]):
 
     def update(self, *others: Any, **more: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Set the entries of each mapping (or iterable of pairs), the later ones winning; all or none of them."""
-        with self._writing() as backend:
+        with self._writing() as backend, backend.transaction(self.durability):
             for other in (*others, more):
-                pairs = iter(other.items() if isinstance(other, Mapping) else _pairs_of(other))  # pyright: ignore[reportUnknownArgumentType]
-                while group := {key_text(key): self._text_of(value) for key, value in islice(pairs, GROUP)}:
+                texts = ((key_text(key), self._text_of(value)) for key, value in _pairs_of(other))
+                for group in _groups(texts):
                     self._put_group(backend, group)
 
     def _put_group(self, backend: Backend, group: Mapping[str, str]) -> None:
@@ -254,6 +265,13 @@ class POD(Handle, MutableMapping[Key, Any]):
         for text in self._memory.known_among(group):
             self._memory.replaced(text, backend)
         self._wrote(backend, group)
+
+    def _put_waiting(self, backend: Backend, waiting: Mapping[str, Waiting]) -> None:
+        backend.put_many(self._store, ((text, item.text) for text, item in waiting.items()))
+        for text in self._memory.known_among(waiting):
+            if waiting[text].thread == threading.get_ident():
+                self._memory.replaced(text, backend)
+        self._wrote(backend, waiting)
 
     def __ior__(self, other: Any) -> Self:
         self.update(other)
@@ -271,6 +289,7 @@ class POD(Handle, MutableMapping[Key, Any]):
         with self.transaction():
             value = self._find(key_text(key))
             if value is not MISSING:
+                value = plain(value)
                 del self[key]
                 return value
         if default is MISSING:
@@ -314,12 +333,19 @@ class POD(Handle, MutableMapping[Key, Any]):
         return Setter(self._edit, self._overwrite, self._remove)
 
     def _overwrite(self, key: Key, value: Any) -> None:
-        self._memory.forget_seen(key_text(key))
-        self[key] = value
+        text, dumped = key_text(key), self._text_of(value)
+        with self._writing() as backend:
+            backend.put(self._store, text, dumped)
+            self._memory.replaced(text, backend)
+            self._wrote(backend, [text])
 
     def _remove(self, key: Key) -> None:
-        self._memory.forget_seen(key_text(key))
-        del self[key]
+        text = key_text(key)
+        with self._writing() as backend:
+            if not backend.delete(self._store, text):
+                raise KeyError(key)
+            self._memory.replaced(text, backend)
+            self._wrote(backend, [text])
 
     def _edit(self, key: Key, edit: Callable[[Any], tuple[Any, Any]]) -> Any:
         """Replace the value under `key` by the first of what `edit` makes of it; the second is returned."""
@@ -331,6 +357,8 @@ class POD(Handle, MutableMapping[Key, Any]):
             value, result = edit(load(row.value))
             dumped = self._text_of(value)
             if dumped != row.value:
+                if self._rev_of(backend, text) != row.rev:
+                    raise conflict("by what was to change it", ())
                 backend.put(self._store, text, dumped)
                 self._memory.wrote(text, backend)
                 self._wrote(backend, [text])
@@ -342,7 +370,12 @@ class POD(Handle, MutableMapping[Key, Any]):
         """Make a change in the stored value, and in the one at hand. Raises `ConflictError` and what the method does."""
         with self._writing() as backend, self._shaping:
             root, row = self._at_newest(backend, change)
-            before = root.rev
+            change.remember()
+            back_to_rev = functools.partial(setattr, root, "rev", root.rev)
+            if backend.is_first(("node", id(change.node))):
+                backend.on_rollback(change.undo)
+            if backend.is_first(("root", id(root))):
+                backend.on_rollback(back_to_rev)
             try:
                 result = change.make()
                 dumped = self._text_of(root.value)
@@ -350,13 +383,8 @@ class POD(Handle, MutableMapping[Key, Any]):
                     root.rev = backend.put(self._store, root.key, dumped).rev
             except BaseException:
                 change.undo()
+                back_to_rev()
                 raise
-
-            def undo() -> None:
-                change.undo()
-                root.rev = before
-
-            backend.on_rollback(undo)
             self._memory.wrote(root.key, backend)
             if dumped != row.value:
                 self._wrote(backend, [root.key])
@@ -374,9 +402,11 @@ class POD(Handle, MutableMapping[Key, Any]):
         if row.rev != root.rev:
             newer = load(row.value)
             demand_same_place(newer, root.value, path, change.method, change.args)
-            root.renew(row.rev, newer)
             if not backend.is_committed(self._store, row):
-                backend.on_rollback(root.become_stale)
+                backend.on_rollback(root.saved())
+            root.renew(row.rev, newer)
+            if place_of(change.node) != place:
+                raise conflict("it is not sure any more which part it was", path)
         return root, row
 
     def sync_key(self, key: Key) -> None:
@@ -386,12 +416,27 @@ class POD(Handle, MutableMapping[Key, Any]):
 
     def mark_dirty(self, key: Key) -> None:
         """Have the next `sync` make this entry durable, too. Raises `KeyError`."""
+        self._check_writable()
         if key not in self:
             raise KeyError(key)
         self._dirty[key_text(key)] = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r}, {'closed' if self._backend is None else f'{len(self)} entries'})"
+
+
+def _groups(pairs: Iterator[tuple[str, str]]) -> Iterator[dict[str, str]]:
+    """Many at once, but not more than memory should hold."""
+    group: dict[str, str] = {}
+    characters = 0
+    for text, value in pairs:
+        group[text] = value
+        characters += len(value)
+        if len(group) >= GROUP or characters > PAGE_CHARACTERS:
+            yield group
+            group, characters = {}, 0
+    if group:
+        yield group
 
 
 class _Items(ItemsView[Key, Any]):
@@ -413,4 +458,6 @@ class _Values(ValuesView[Any]):
 
 
 def _pairs_of(other: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(other, Mapping):
+        return cast("Mapping[Any, Any]", other).items()
     return ((key, other[key]) for key in other.keys()) if hasattr(other, "keys") else other  # noqa: SIM118 (as dict does)

@@ -24,7 +24,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
@@ -52,13 +53,21 @@ EXIT_TIMEOUT_S = 5.0
 """How long the end of a process waits for the transactions of threads that are still there."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Level:
-    """Where a transaction, or one inside it, began: what to undo when it comes to nothing."""
+    """Where a transaction, or one inside it, began: what to undo when it comes to nothing.
+
+    `told`: what was registered once already, and need not be again.
+    """
 
     undo: int
     commit: int
     states: dict[str, StoreNumbers]
+    told: set[object] = field(default_factory=set[object])
+
+
+class _OtherTask(StateError):
+    """Nothing was begun."""
 
 
 class SqliteBackend:
@@ -74,6 +83,8 @@ class SqliteBackend:
         self._mutex = threading.RLock()  # guards the connection that reads, opening and closing; taken after the lock
         self._opened = 0
         self._kinds: dict[str, str] = {}
+        self._given_revs: dict[str, int] = {}
+        self._current = ContextVar[object](f"the transaction of {folder} that this thread, or this task of it, is in")
         self._nothing_open()
         try:
             with self._explained():
@@ -91,6 +102,10 @@ class SqliteBackend:
         self._reader: Looking | None = None
         self._snapshots = 0
         self._levels: list[_Level] = []
+        self._token: object = None
+        self._transactions = 0
+        self._is_doomed = self._is_committing = False
+        self._user_locks = 0
         self._undo: list[Callable[[], object]] = []
         self._tell: list[Callable[[bool], object]] = []
         self._full = False
@@ -104,11 +119,11 @@ class SqliteBackend:
         """Make the database, under the lock; one that is there is opened without waiting for whoever writes."""
         if self._is_made():
             return
-        self._commit_lock.acquire()
         try:
+            self._commit_lock.acquire()
             self._make()
         finally:
-            self._commit_lock.release()
+            self._commit_lock.to_depth(0)
 
     def _connect(self) -> None:
         self._writer = Looking(self._open[0] if self._open else self._connection(), self.path, self._kinds)
@@ -226,13 +241,21 @@ class SqliteBackend:
 
     def shut(self, timeout_s: float = -1) -> None:
         """Close, whoever still uses it. The last one to close folds the WAL in, so this is done under the lock."""
-        if self._commit_lock.acquire(timeout_s):
+        try:
+            got = self._commit_lock.acquire(timeout_s)
+        except StateError:
+            return  # somebody else has closed it
+        if got:
             try:
                 with self._mutex:
                     self._unusable = "it is closed"
                     self._disconnect()
             finally:
                 self._commit_lock.close()
+
+    def is_at_its_place(self) -> bool:
+        """Whether the database that was opened is what lies there now."""
+        return not self._unusable and self._identity_now() == self._identity
 
     def _disconnect(self) -> None:
         self._reader = self._writer = None
@@ -242,20 +265,22 @@ class SqliteBackend:
 
     # -- forking
 
-    def before_fork(self) -> None:
-        """Close everything, when the other threads have ended their transactions; nobody goes on before `after_fork`."""
-        self._is_forking = not self.inside() and self._commit_lock.acquire(FORK_TIMEOUT_S)
-        if not self._is_forking:
-            return
+    def before_fork(self) -> bool:
+        """Close everything, when the other threads have ended their transactions; nobody goes on before `after_fork`.
+
+        False, and nothing done, when this thread is in a transaction, or another one is for too long.
+        """
+        if self.inside() or not self._commit_lock.only_in_this_process(FORK_TIMEOUT_S):
+            return False
         self._mutex.acquire()
-        if not self._snapshots:
+        if not self._snapshots and not self._levels:
             self._disconnect()
+        return True
 
     def after_fork(self) -> None:
         """In the parent: all go on."""
-        if self._is_forking:
-            self._mutex.release()
-            self._commit_lock.release()
+        self._mutex.release()
+        self._commit_lock.to_all()
 
     def after_fork_in_child(self) -> None:
         if self._open:  # never closed here, which would be closing for the parent, nor used
@@ -290,6 +315,10 @@ class SqliteBackend:
         if not STORE_NAME.fullmatch(store):
             raise StateError("a store cannot have this name", expected=STORE_NAME.pattern, found=repr(store))
         if self._kind_of(store) is None:
+            if self.inside():
+                raise StateError(
+                    "a store is not made in a transaction", place=f"{self.path}, store {store!r}", hint="open it before"
+                )
             with self.transaction(Durability.POWER), self._explained():
                 connection = self._writing()
                 for statement in statements_for(store, kind):
@@ -334,6 +363,10 @@ class SqliteBackend:
         with self.looking() as looking:
             return looking.page(store, after, limit, backwards=backwards)
 
+    def keys(self, store: str, after: int | None, limit: int, *, backwards: bool = False) -> list[tuple[int, str]]:
+        with self.looking() as looking:
+            return looking.keys(store, after, limit, backwards=backwards)
+
     def count(self, store: str) -> int:
         if self.inside() and store in self._states:
             return self._states[store].entries
@@ -360,27 +393,38 @@ class SqliteBackend:
                 connection.execute("SELECT count(*) FROM meta").fetchone()  # from here on, one state
             yield Looking(connection, self.path, self._kinds)
         finally:
-            self._commit_lock.acquire()
+            depth = self._due_depth()
             try:
+                self._commit_lock.acquire()
                 with self._mutex:
                     self._snapshots -= 1
                     if connection in self._open:
                         self._open.remove(connection)
                     connection.close()
             finally:
-                self._commit_lock.release()
+                self._commit_lock.to_depth(depth)
 
     # -- transactions
 
     def inside(self) -> bool:
-        return bool(self._levels) and self._commit_lock.held()
+        return bool(self._levels) and self._commit_lock.held() and self._current.get(None) is self._token
+
+    def transaction_number(self) -> int:
+        return self._transactions if self.inside() else 0
 
     def demand(self, durability: Durability) -> None:
         self._full |= durability is Durability.POWER
 
     def is_committed(self, store: str, row: Row | None) -> bool:
-        state = self._states.get(store)
-        return state is None or (not state.removed if row is None else row.rev <= state.first_rev)
+        numbers = self._states.get(store)
+        return numbers is None or (not numbers.removed if row is None else row.rev <= numbers.first_rev)
+
+    def is_first(self, what: object) -> bool:
+        told = self._levels[-1].told
+        if what in told:
+            return False
+        told.add(what)
+        return True
 
     def on_rollback(self, act: Callable[[], object]) -> None:
         self._undo.append(act)
@@ -390,37 +434,47 @@ class SqliteBackend:
 
     @contextmanager
     def transaction(self, durability: Durability) -> Generator[None, None, None]:
-        with self._explained():
-            level = self._begin(durability)
+        # an interrupt may come behind any line: what is to be undone is told by what there was before
+        depth = self._due_depth()
+        level = len(self._levels) + 1 if self.inside() else 1
         try:
+            with self._explained():
+                self._begin(level, durability)
             yield
             with self._explained():
                 self._end(level)
-        except BaseException:
+        except BaseException as error:
             with self._explained():
-                self._come_to_nothing(level)
+                self._come_to_nothing(level, error)
             raise
         finally:
-            self._commit_lock.release()
+            self._commit_lock.to_depth(depth)
 
-    def _begin(self, durability: Durability) -> int:
-        """Begin a transaction, or one inside it; which level it is. The lock is held when this returns."""
-        self.lock()
-        try:
-            connection = self._opened_writer()
-            if self._levels:
-                self._whole().connection.execute(f"SAVEPOINT level_{len(self._levels)}")
-            else:
-                self._begin_outermost(connection, full=durability is Durability.POWER)
-            states = {store: replace(state) for store, state in self._states.items()}
-            self._levels.append(_Level(len(self._undo), len(self._tell), states))
-        except BaseException:
-            if not self._levels and self._writer is not None and self._writer.connection.in_transaction:
-                self._writer.connection.execute("ROLLBACK")
-            self._commit_lock.release()
-            raise
+    def _due_depth(self) -> int:
+        """How often this thread should have the lock; an interrupt, as it was given back, may have left it more often."""
+        return self._user_locks + len(self._levels) if self._commit_lock.held() else 0
+
+    def _begin(self, level: int, durability: Durability) -> None:
+        self._check_usable()
+        self._commit_lock.acquire()
+        connection = self._opened_writer()
+        if level > 1:
+            self._whole().connection.execute(f"SAVEPOINT level_{level}")
+        else:
+            self._check_alone()
+            self._begin_outermost(connection, full=durability is Durability.POWER)
+        states = {store: replace(numbers) for store, numbers in self._states.items()}
+        self._levels.append(_Level(len(self._undo), len(self._tell), states))
         self.demand(durability)
-        return len(self._levels)
+
+    def _check_alone(self) -> None:
+        """Raise `StateError` when another task of this very thread is in a transaction: that would not wait."""
+        if self._levels:
+            raise _OtherTask(
+                "another task of this thread is in a transaction; nothing was written",
+                place=str(self.path),
+                hint="await nothing in a transaction, or give each task its own thread",
+            )
 
     def _begin_outermost(self, connection: sqlite3.Connection, *, full: bool) -> None:
         self._check_place()
@@ -429,10 +483,14 @@ class SqliteBackend:
         self._fold_if_long(connection)
         self._set_level(connection, full=full)
         self._states, self._undo, self._tell, self._full = {}, [], [], full
+        self._is_doomed = self._is_committing = False
+        self._transactions += 1
+        self._token = object()
+        self._current.set(self._token)
         connection.execute("BEGIN IMMEDIATE")
 
     def _end(self, level: int) -> None:
-        if level != len(self._levels):
+        if level != len(self._levels) or self._is_doomed:
             raise StateError(
                 "transactions must be left in the reverse order in which they were entered; all was undone",
                 place=str(self.path),
@@ -442,14 +500,15 @@ class SqliteBackend:
             )
         connection = self._whole().connection
         if level > 1:
-            connection.execute(f"RELEASE level_{level - 1}")
             self._levels.pop()
+            connection.execute(f"RELEASE level_{level}")
             return
-        for store, state in self._states.items():
+        for store, numbers in self._states.items():
             connection.execute(
                 "UPDATE store SET entries = ?, first_seq = ?, last_seq = ?, rev = ? WHERE name = ?",
-                (state.entries, state.first_seq, state.last_seq, state.rev, store),
+                (numbers.entries, numbers.first_seq, numbers.last_seq, numbers.rev, store),
             )
+        self._is_committing = True
         connection.execute("COMMIT")
         self._committed(connection)
 
@@ -468,24 +527,40 @@ class SqliteBackend:
             for act in tell:
                 act(self._full)
 
-    def _come_to_nothing(self, level: int) -> None:
+    def _come_to_nothing(self, level: int, error: BaseException) -> None:
         """Undo what this level did; nothing is left to do where another one has undone it."""
-        if level > len(self._levels):
+        if isinstance(error, _OtherTask) or not self._commit_lock.held():
             return
-        begin = self._levels[level - 1]
-        del self._levels[level - 1 :]
+        if level > 1 and level > len(self._levels):
+            self._is_doomed = True  # an interrupt as it ended: nobody knows whether it has
+            return
+        connection = self._opened_writer()
+        if self._was_committed(connection, error):
+            self._committed(connection)
+            return
+        begin = self._levels[level - 1] if self._levels else _Level(0, 0, {})
+        self._give_no_rev_twice()
         try:
-            connection = self._opened_writer()
             if connection.in_transaction and level == 1:
                 connection.execute("ROLLBACK")
             elif connection.in_transaction:
-                connection.execute(f"ROLLBACK TO level_{level - 1}")
-                connection.execute(f"RELEASE level_{level - 1}")
+                connection.execute(f"ROLLBACK TO level_{level}")
+                connection.execute(f"RELEASE level_{level}")
         finally:
+            del self._levels[level - 1 :]
             self._states = begin.states
             del self._tell[begin.commit :]
             while len(self._undo) > begin.undo:
                 self._undo.pop()()
+
+    def _was_committed(self, connection: sqlite3.Connection, error: BaseException) -> bool:
+        """Whether an interrupt came between the commit and the knowledge of it."""
+        failed = isinstance(error, (sqlite3.Error, HoldfastError))
+        return bool(self._levels) and self._is_committing and not failed and not connection.in_transaction
+
+    def _give_no_rev_twice(self) -> None:
+        for store, numbers in self._states.items():
+            self._given_revs[store] = max(numbers.rev, self._given_revs.get(store, 0))
 
     def _whole(self) -> Looking:
         """In a transaction: the connection that writes. After some errors of the disk SQLite undoes all by itself."""
@@ -506,6 +581,7 @@ class SqliteBackend:
     def _set_level(self, connection: sqlite3.Connection, *, full: bool) -> None:
         """Whether commits are synced; SQLite lets it be set between transactions only."""
         if full is not self._level_is_full:
+            self._level_is_full = None
             connection.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
             self._level_is_full = full
 
@@ -538,7 +614,9 @@ class SqliteBackend:
         """In a transaction: what it has made of a store's own numbers."""
         if store not in self._states:
             query = "SELECT entries, first_seq, last_seq, rev FROM store WHERE name = ?"
-            self._states[store] = StoreNumbers(*self._writing().execute(query, (store,)).fetchone())
+            found = self._writing().execute(query, (store,)).fetchone()
+            self._states[store] = numbers = StoreNumbers(*found)
+            numbers.rev = max(numbers.rev, self._given_revs.get(store, 0))
         return self._states[store]
 
     def put(self, store: str, key: str, value: str) -> Row:
@@ -614,21 +692,29 @@ class SqliteBackend:
     # -- syncing, locking, checking
 
     def sync(self, then: Callable[[], object]) -> None:
-        with self._explained():
-            self.lock()
-            try:
+        self._check_usable()
+        depth = self._due_depth()
+        try:
+            with self._explained():
+                self._commit_lock.acquire()
                 connection = self._opened_writer()
                 self._check_place()
                 self._sync_all(connection)
-                then()
-            finally:
-                self._commit_lock.release()
+            then()
+        finally:
+            self._commit_lock.to_depth(depth)
 
     def lock(self) -> None:
         self._check_usable()
         self._commit_lock.acquire()
+        self._user_locks += 1
 
     def unlock(self) -> None:
+        if not self._user_locks or not self._commit_lock.held():
+            raise StateError(
+                "the lock is not held by this thread", place=str(self.path), hint="call lock() before unlock()"
+            )
+        self._user_locks -= 1
         self._commit_lock.release()
 
     def problems(self, store: str) -> list[str]:
@@ -646,6 +732,8 @@ def shared(folder: Path) -> SqliteBackend:
     """The backend of this folder, opened by the first who asks; each who got it closes it once."""
     with _registry_lock:
         folder = Path(os.path.realpath(folder))
+        if folder in _registry and not _registry[folder].is_at_its_place():
+            del _registry[folder]  # whoever still has it is told that it is gone
         if folder not in _registry:
             _registry[folder] = SqliteBackend(folder)
         _registry[folder].users += 1
@@ -659,30 +747,37 @@ def _shut_all() -> None:
             _registry.popitem()[1].shut(EXIT_TIMEOUT_S)
 
 
-_forking: list[SqliteBackend] = []
+class _Forking:
+    """One fork at a time; what was taken before it is given back after it."""
+
+    def __init__(self) -> None:
+        self.turn = threading.Lock()
+        self.waiting: list[SqliteBackend] = []
+        self.has_registry = False
+
+    def before(self) -> None:
+        self.turn.acquire()
+        # each store's lock before the registry's: who is in a transaction may be opening another store
+        for backend in list(_registry.values()):
+            if backend.before_fork():
+                self.waiting.append(backend)
+        self.has_registry = _registry_lock.acquire(timeout=FORK_TIMEOUT_S)
+
+    def after(self) -> None:
+        if self.has_registry:
+            _registry_lock.release()
+        while self.waiting:
+            self.waiting.pop().after_fork()
+        self.turn.release()
+
+    def after_in_child(self) -> None:
+        global _registry_lock
+        _registry_lock = threading.RLock()
+        self.__init__()
+        for backend in _registry.values():
+            backend.after_fork_in_child()
 
 
-def _before_fork() -> None:
-    # the locks first: who is in a transaction may be opening another store
-    _forking[:] = _registry.values()
-    for backend in _forking:
-        backend.before_fork()
-    _registry_lock.acquire()
-
-
-def _after_fork() -> None:
-    _registry_lock.release()
-    while _forking:
-        _forking.pop().after_fork()
-
-
-def _after_fork_in_child() -> None:
-    global _registry_lock
-    _registry_lock = threading.RLock()
-    _forking.clear()
-    for backend in _registry.values():
-        backend.after_fork_in_child()
-
-
+_forking = _Forking()
 atexit.register(_shut_all)
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
+os.register_at_fork(before=_forking.before, after_in_parent=_forking.after, after_in_child=_forking.after_in_child)

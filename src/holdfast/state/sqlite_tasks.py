@@ -87,7 +87,7 @@ class SqliteTasks:
         while len(found) < wanted.count:
             page = self._rows(where, limit, {"now_ns": now_ns, "max_tries": wanted.max_tries, "after": after})
             found += page if wanted.accepts is None else filter(wanted.accepts, page)
-            if len(page) < limit:
+            if not page:
                 break
             after = page[-1].seq
         return found[: wanted.count]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from holdfast.errors import IntegrityError
 from holdfast.state.entry import Row
 
 FORMAT = "1"
+PAGE_CHARACTERS = 4 * 2**20
+"""Of values, in what is read at once."""
 POD_KIND, TRACKER_KIND = "pod", "tracker"
 
 SCHEMA = """
@@ -195,7 +198,25 @@ class Looking:
         form = self.form(store)
         query = f'SELECT {form.columns} FROM "entry_{store}" {"WHERE " + where if where else ""}'
         query += f" ORDER BY seq {'DESC' if backwards else 'ASC'} LIMIT {limit:d}"
-        return [self._row(store, form, *found) for found in self.connection.execute(query, parameters)]
+        return [self._row(store, form, *found) for found in self._some(query, parameters)]
+
+    def _some(self, query: str, parameters: Mapping[str, Any] | tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """The first rows, at least one if there is any, until their values are longer than a page may be."""
+        found: list[tuple[Any, ...]] = []
+        characters = 0
+        with closing(self.connection.execute(query, parameters)) as cursor:
+            for row in cursor:
+                found.append(row)
+                characters += len(row[2])
+                if characters > PAGE_CHARACTERS:
+                    break
+        return found
+
+    def keys(self, store: str, after: int | None, limit: int, *, backwards: bool = False) -> list[tuple[int, str]]:
+        where = "" if after is None else f"WHERE seq {'<' if backwards else '>'} {after:d}"
+        order = "DESC" if backwards else "ASC"
+        query = f'SELECT seq, key FROM "entry_{store}" {where} ORDER BY seq {order} LIMIT {limit:d}'
+        return self.connection.execute(query).fetchall()
 
     def count(self, store: str) -> int:
         return self.connection.execute("SELECT entries FROM store WHERE name = ?", (store,)).fetchone()[0]

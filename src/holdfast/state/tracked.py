@@ -5,13 +5,13 @@ owner. A mutating method becomes a `Change` and goes to the owner, who has it ma
 owner raises, nothing has changed here. What is put in is copied, as JSON has it: later changes of the original are
 nobody's.
 
-What `pop` has given belongs to nobody, and changes like any list or dictionary. What was replaced or removed, by
-whomever, cannot be changed any more: that would be written to nowhere.
+What `pop` gives is a plain copy. What was replaced or removed, by whomever, cannot be changed any more: that would be
+written to nowhere. Methods of `list` and `dict` that are called around these classes, as `heapq` does, are not seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, cast
 
 from holdfast.state.changes import Path, same_kind
@@ -57,9 +57,36 @@ class Root:
         """Another value stands under the key, or none: whoever holds parts of this one can change nothing any more."""
         self.value = None
 
-    def become_stale(self) -> None:
-        """What is at hand was never committed."""
-        self.rev = NO_STATE
+    def saved(self) -> Callable[[], None]:
+        """What brings this very state back, whatever becomes of it."""
+        value, rev = self.value, self.rev
+        parts = [(node, _contents(node)) for node in _containers(value)]
+
+        def bring_back() -> None:
+            self.value, self.rev = value, rev
+            for node, contents in parts:
+                _fill(node, contents)
+
+        return bring_back
+
+
+def _containers(value: Any) -> Iterator[Any]:
+    if isinstance(value, (TrackedList, TrackedDict)):
+        yield value
+        for part in value.values() if isinstance(value, TrackedDict) else value:
+            yield from _containers(part)
+
+
+def _contents(node: Any) -> Any:
+    return list(node) if isinstance(node, TrackedList) else dict(node)
+
+
+def _fill(node: Any, contents: Any) -> None:
+    if isinstance(node, TrackedDict):
+        _dict.clear(node)
+        _dict.update(node, contents)
+    else:
+        _list.__setitem__(node, slice(None), contents)
 
 
 class Change:
@@ -80,22 +107,17 @@ class Change:
         self.keywords = keywords
         self._before: Any = None
 
+    def remember(self) -> None:
+        """From now on, `undo` brings back what is there now."""
+        self._before = _contents(self.node)
+
     def make(self) -> Any:
-        """Make it in `node`, which `undo` puts back; what the method returns. Raises what that raises."""
+        """Make it in `node`; what the method returns. Raises what that raises."""
         base: Any = list if isinstance(self.node, TrackedList) else dict
-        self._before = base(self.node)
         return getattr(base, self.method)(self.node, *self.wrapped, **self.keywords)
 
     def undo(self) -> None:
-        before = self._before.values() if isinstance(self.node, TrackedDict) else self._before
-        for part in before:
-            if isinstance(part, (TrackedList, TrackedDict)):
-                part.parent = self.node  # it may have been taken out
-        if isinstance(self.node, TrackedDict):
-            _dict.clear(self.node)
-            _dict.update(self.node, self._before)
-        else:
-            _list.__setitem__(self.node, slice(None), self._before)
+        _fill(self.node, self._before)
 
 
 def wrap(value: Any, parent: Any) -> Any:
@@ -116,15 +138,17 @@ def _renew(node: Any, value: Any) -> None:
             _dict.__setitem__(node, name, _renewed(old.get(name), item, node))
     else:
         kept = _same_parts(node, value)
-        _list.__setitem__(node, slice(None), [_renewed(kept.get(i), item, node) for i, item in enumerate(value)])
+        kept += [None] * (len(value) - len(kept))
+        renewed = [_renewed(part, item, node) for part, item in zip(kept, value, strict=True)]
+        _list.__setitem__(node, slice(None), renewed)
 
 
-def _same_parts(node: list[Any], value: list[Any]) -> dict[int, Any]:
-    """The parts of a list that are the same ones in `value`, by place: alike, or the only one that is not."""
-    changed = [i for i, (part, item) in enumerate(zip(node, value, strict=False)) if part != item]
-    if len(changed) == 1 and len(value) >= len(node):
-        changed.clear()
-    return {i: part for i, part in enumerate(node[: len(value)]) if i not in changed}
+def _same_parts(node: list[Any], value: list[Any]) -> list[Any]:
+    """The parts at the begin of a list that are the same ones in `value`, as far as that is sure."""
+    if len(value) < len(node):
+        return []
+    count = next((i for i, (part, item) in enumerate(zip(node, value, strict=False)) if part != item), len(node))
+    return node[:count]
 
 
 def _renewed(part: Any, item: Any, parent: Any) -> Any:
@@ -156,27 +180,20 @@ def _step_to(parent: TrackedDict | TrackedList | None, node: Any) -> Any:
     return next((step for step, item in items if item is node), None)
 
 
-def owner_of(node: Any) -> Owner | None:
-    """Whose value `node` is or was a part of; None when it was taken out of it."""
+def _owner_of(node: Any) -> Owner:
+    """Whose value `node` is, or was, a part of."""
     while not isinstance(node, Root):
-        if node is None:
-            return None
         node = node.parent
     return node.owner
 
 
 def _changed(node: Any, method: str, *args: Any, wrapped: tuple[Any, ...] | None = None, **keywords: Any) -> Any:
-    """Let the owner make the change; what was taken out of its value belongs to nobody, and is just changed."""
-    change = Change(node, method, args, args if wrapped is None else wrapped, keywords)
-    owner = owner_of(node)
-    return change.make() if owner is None else owner.make(change)
+    return _owner_of(node).make(Change(node, method, args, args if wrapped is None else wrapped, keywords))
 
 
 def _taken_out(part: Any) -> Any:
-    """What `pop` returns: nobody's any more."""
-    if isinstance(part, (TrackedList, TrackedDict)):
-        part.parent = None
-    return part
+    """What `pop` returns is the caller's, as any list or dictionary."""
+    return plain(part) if isinstance(part, (TrackedList, TrackedDict)) else part
 
 
 class TrackedList(list[Any]):
@@ -279,7 +296,8 @@ class TrackedDict(dict[str, Any]):
         return self[name]
 
     def pop(self, name: Any, *default: Any) -> Any:
-        return _taken_out(_changed(self, "pop", name, *default))
+        part = _changed(self, "pop", name, *default)
+        return part if default and part is default[0] else _taken_out(part)
 
     def popitem(self) -> tuple[str, Any]:
         name, part = _changed(self, "popitem")
@@ -306,9 +324,15 @@ def _is_same_part(node: Any, name: Any, item: Any) -> bool:
     if not isinstance(item, (TrackedList, TrackedDict)):
         return False
     try:
-        return node[name] is item
+        if node[name] is not item:
+            return False
     except (LookupError, TypeError):
         return False
+    if isinstance(item, TrackedList):
+        item.extend(())  # which raises when it stands there no more
+    else:
+        item.update()
+    return True
 
 
 def _loose(value: Any) -> Any:

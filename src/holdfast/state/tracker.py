@@ -113,7 +113,7 @@ class Tracker(POD):
 
     def update(self, *others: Any, **more: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Merge into each task's value; tasks that are not there are added. All or none of them."""
-        with self._writing() as backend:
+        with self._writing() as backend, backend.transaction(self.durability):
             for other in (*others, more):
                 pairs = iter(other.items() if isinstance(other, Mapping) else other)  # pyright: ignore[reportUnknownArgumentType]
                 while group := list(islice(pairs, GROUP)):

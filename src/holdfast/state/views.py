@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from holdfast.state.backend import Reader
@@ -14,12 +14,33 @@ PAGE = 1000
 """Iterating reads so many entries at once, and keeps no transaction open between."""
 
 
-def rows(reader: Reader, store: str, *, backwards: bool = False) -> Iterator[Row]:
-    """Every entry in order; what is added at the end meanwhile comes, too, and what was removed does not."""
+def rows(
+    reader: Reader, store: str, *, backwards: bool = False, transaction: Callable[[], int] = lambda: 0
+) -> Iterator[Row]:
+    """Every entry in order; what is added at the end meanwhile comes, too, and what was removed does not.
+
+    What was read in a `transaction` is not given outside of it: it may have come to nothing.
+    """
     after = None
-    while page := reader.page(store, after, PAGE, backwards=backwards):
-        yield from page
-        after = page[-1].seq
+    while True:
+        number = transaction()
+        page = reader.page(store, after, PAGE, backwards=backwards)
+        if not page:
+            return
+        for row in page:
+            if transaction() != number:
+                break
+            after = row.seq
+            yield row
+
+
+def keys(reader: Reader, store: str, *, backwards: bool = False) -> Iterator[Key]:
+    """Every key in order, as `rows` gives entries."""
+    after = None
+    while page := reader.keys(store, after, PAGE, backwards=backwards):
+        for seq, text in page:
+            after = seq
+            yield parse_key(text)
 
 
 class Snapshot(Mapping[Key, Any]):
@@ -39,4 +60,4 @@ class Snapshot(Mapping[Key, Any]):
         return self._reader.count(self._store)
 
     def __iter__(self) -> Iterator[Key]:
-        return (parse_key(row.key) for row in rows(self._reader, self._store))
+        return keys(self._reader, self._store)

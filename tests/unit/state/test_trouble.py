@@ -47,15 +47,41 @@ def test_an_alias_is_the_part_that_it_was_when_others_move_it(pod: POD, other: P
     assert other["l"] == [[9], [1], [2]]
 
 
-def test_an_alias_follows_what_is_changed_inside_and_added_behind(pod: POD, other: POD) -> None:
-    pod["l"] = [[1], [2]]
-    first, second = pod["l"]
-    other["l"][0].append(5)
-    other["l"].append([3])
+def test_an_alias_follows_what_is_changed_in_dictionaries_and_added_behind_it_in_lists(pod: POD, other: POD) -> None:
+    pod["l"] = {"a": [[1], [2]], "b": {"c": [3]}}
+    first, c = pod["l"]["a"][0], pod["l"]["b"]["c"]
+    other["l"]["a"].append([3])
+    other["l"]["a"][1].append(5)
+    other["l"]["b"]["c"].append(4)
     first.append(6)
-    second.append(7)
-    assert other["l"] == pod["l"] == [[1, 5, 6], [2, 7], [3]]
-    assert (first, second) == ([1, 5, 6], [2, 7])
+    c.append(7)
+    assert other["l"] == pod["l"] == {"a": [[1, 6], [2, 5], [3]], "b": {"c": [3, 4, 7]}}
+    assert (first, c) == ([1, 6], [3, 4, 7])
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize(
+    ("before", "place", "theirs"),
+    [
+        ([{"id": "A"}, {"id": "B"}], 1, lambda x: x.insert(1, {"id": "X"})),
+        ([{"id": 1}], 0, lambda x: (x.pop(0), x.append({"id": 2}))),
+        ([{"id": 1}, {"id": 2}, {"id": 3}], 2, lambda x: x.insert(2, {"id": 9})),
+        ([{"id": 1}, {"id": 1}, {"id": 2}], 0, lambda x: x.pop(0)),
+        ([{"id": 1}, {"id": 2}], 0, lambda x: x[0].update(id=5)),
+    ],
+)
+def test_a_change_never_lands_in_another_part_of_a_list(
+    pod: POD, other: POD, before: Any, place: int, theirs: Any, is_read: bool
+) -> None:
+    pod["l"] = before
+    alias = pod["l"][place]
+    theirs(other["l"])
+    after = other.copy()
+    if is_read:
+        assert pod["l"] == after["l"]
+    with pytest.raises(ConflictError):
+        alias["done"] = True
+    assert other.copy() == after
 
 
 def test_lists_of_one_length_need_not_be_one(pod: POD, other: POD) -> None:
