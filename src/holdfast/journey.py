@@ -287,15 +287,14 @@ def _fence_misread(library: TapeLibrary, report: ArchiveReport, told: int, watch
 
 def _fence_if_unreadable(library: TapeLibrary, pair: Pair, report: ArchiveReport, told: int) -> bool:
     try:
-        error = fence_unreadable(library, pair)
+        fenced = fence_unreadable(library, pair)
     except STOPS_A_PAIR as problem:
         report.errors.append(problem)
         return False
-    if error is None:
-        return False
-    _got_round(report, told, str(error.place).split()[:1])
-    report.warnings.append(error)
-    return True
+    for error in fenced:
+        _got_round(report, told, str(error.place).split()[:1])
+        report.warnings.append(error)
+    return bool(fenced)
 
 
 def _got_round(report: ArchiveReport, told: int, barcodes: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -295,17 +296,46 @@ def test_a_side_that_reads_back_other_bytes_is_made_again_from_its_twin(
     check_all_is_well(vault, night, tmp_path / "back")
 
 
-def test_twins_that_are_damaged_in_different_places_are_not_fenced(vault: Path, night: Path, tmp_path: Path) -> None:
-    """Neither can be made again from the other; restoring takes each file from where it is good."""
-    run(vault, night)
+def damage_both(vault: Path) -> None:
     for name, tape_file in (("HF0001L8", 1), ("HF0002L8", 3)):
         flip_bit(data_path(vault / "library/cartridges" / name, tape_file), 5000)
-    assert run(vault, night).exit_code() == 0  # not read again: nothing is known of it
     verify(vault, (), everything=True)
-    assert run(vault, night).exit_code() == EXIT_DATA_AT_RISK
-    assert not any(cartridges(vault).values())
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_twins_that_are_damaged_in_different_places_are_written_again_on_another_pair(
+    vault: Path, night: Path, tmp_path: Path, in_place: bool
+) -> None:
+    """Neither can be made again from the other, and all that they hold is in the store, or in the source."""
+    run(vault, night, in_place=in_place)
+    damage_both(vault)
+    report = run(vault, night, in_place=in_place)
+    assert (report.exit_code(), report.unproven, report.gone_unproven) == (0, [], []), report.errors
+    assert {name for name, why in cartridges(vault).items() if why} == {"HF0001L8", "HF0002L8"}
+    assert set(report.written_on) == {"HF0003L8", "HF0004L8"}
+    assert run(vault, night, in_place=in_place).exit_code() == 0
     assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).exit_code() == 0
     assert differences(night, tmp_path / "back" / "night") == []
+
+
+def test_law_4_twins_that_are_both_damaged_are_not_fenced_while_they_alone_hold_something(
+    vault: Path, night: Path, tmp_path: Path
+) -> None:
+    """An older version, in place: its source has changed. Restoring takes each file from where it is good."""
+    run(vault, night, in_place=True)
+    moment_ns = time.time_ns()
+    shutil.copytree(night, tmp_path / "before", symlinks=True)
+    (night / "0.bin").write_bytes(b"another one")
+    run(vault, night, in_place=True)
+    damage_both(vault)
+    assert run(vault, night, in_place=True).exit_code() == EXIT_DATA_AT_RISK
+    assert not any(cartridges(vault).values())
+    back = tmp_path / "back"
+    assert restore(vault, RestoreRequest(to=back, origin="tape")).exit_code() == 0
+    assert differences(night, back / "night") == []
+    asked = RestoreRequest(to=tmp_path / "old", origin="tape", as_of_ns=moment_ns)
+    assert restore(vault, asked).exit_code() == 0
+    assert differences(tmp_path / "before", tmp_path / "old" / "night") == []
 
 
 @pytest.fixture

@@ -411,6 +411,28 @@ def is_any_to_write_again(connection: Connection) -> bool:
     return bool(connection.scalar(select(exists().where(_unwritten(), held))))
 
 
+def can_be_had_without(connection: Connection, pair_id: uuid.UUID) -> bool:
+    """Whether the store or the source has every content that lies on this pair and on no other good one."""
+    here = (
+        select(member.c.version_id)
+        .join(tape_object, tape_object.c.id == member.c.object_id)
+        .join(pair, pair.c.id == tape_object.c.pair_id)
+        .where(pair.c.uuid == pair_id.bytes, member.c.void.is_(False))
+    )
+    elsewhere = exists().where(
+        member.c.version_id == version.c.id,
+        member.c.void.is_(False),
+        member.c.object_id.in_(_on_good_pairs()),
+        member.c.object_id.not_in(
+            select(tape_object.c.id).join(pair, pair.c.id == tape_object.c.pair_id).where(pair.c.uuid == pair_id.bytes)
+        ),
+    )
+    stored = exists().where(segment.c.content_id == version.c.content_id)
+    needed = and_(version.c.id.in_(here), version.c.content_id.is_not(None), version.c.size_bytes > 0)
+    nowhere = and_(needed, version.c.ended_ns.is_not(None), ~stored, ~elsewhere)
+    return not connection.scalar(select(exists().where(nowhere)))
+
+
 def versions_to_list(connection: Connection) -> list[int]:
     """Rows of versions that need no bytes on tape, only a line in the next session's catalog."""
     return list(connection.scalars(select(version.c.id).where(_unwritten(), _only_named()).order_by(version.c.id)))

@@ -99,23 +99,34 @@ def _misread_in_two_drives(library: TapeLibrary, cartridge: Cartridge) -> set[in
     return {number for number in _misread_files(library, cartridge) if len(drives.get(number, ())) > 1}
 
 
-def fence_unreadable(library: TapeLibrary, pair: Pair) -> MediaError | None:
+def fence_unreadable(library: TapeLibrary, pair: Pair) -> list[MediaError]:
     """After a verification: fence a side that was read back with other bytes, if its twin is proven whole.
 
-    Returns what was fenced and why; None when there is nothing to do, or no twin that it could be made from again.
+    Twins that are both damaged cannot be made again from each other. They are fenced if all that they hold can be had
+    elsewhere, and is so written on another pair; restoring still reads them, last. Returns what was fenced and why.
     """
-    for cartridge, twin in zip(pair.cartridges, reversed(pair.cartridges), strict=True):
-        bad = _misread_in_two_drives(library, cartridge)
-        if bad and not cartridge.fenced and not twin.fenced and not unproven_files(library, twin):
-            return library.fence(cartridge.barcode, _not_as_written(cartridge, min(bad)))
-    return None
+    if any(item.fenced for item in pair.cartridges):
+        return []
+    bad = [_misread_in_two_drives(library, item) for item in pair.cartridges]
+    for found, cartridge, twin in zip(bad, pair.cartridges, reversed(pair.cartridges), strict=True):
+        if found and not unproven_files(library, twin):
+            return [library.fence(cartridge.barcode, _not_as_written(cartridge, min(found)))]
+    if not all(bad) or not _can_be_had_elsewhere(library, pair):
+        return []
+    sides = zip(bad, pair.cartridges, strict=True)
+    return [library.fence(item.barcode, _not_as_written(item, min(found))) for found, item in sides]
+
+
+def _can_be_had_elsewhere(library: TapeLibrary, pair: Pair) -> bool:
+    with library.catalog.reading() as connection:
+        return tapes.can_be_had_without(connection, pair.id)
 
 
 def _not_as_written(cartridge: Cartridge, tape_file: int) -> MediaError:
     return MediaError(
         "a cartridge was read back with other bytes than were written; it is fenced",
         place=f"{cartridge.barcode} tape file {tape_file}",
-        hint="run the same command again: another cartridge takes its place, copied from its twin",
+        hint="run the same command again: what it holds is written again, from its twin, the store, or the source",
     )
 
 
