@@ -10,6 +10,7 @@
 """
 
 from holdfast.state.backend import Durability
+from holdfast.state.keys import Key
 from holdfast.state.pod import POD
 from holdfast.state.runs import Run, RunLog, vault_lock
 from holdfast.state.tracker import Progress, Task, Tracker
@@ -24,6 +25,7 @@ SharedProgressTracker = Tracker
 __all__ = [
     "POD",
     "Durability",
+    "Key",
     "PersistentOrderedDict",
     "Progress",
     "ProgressTracker",

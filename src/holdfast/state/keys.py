@@ -52,12 +52,13 @@ def _text_of_int(key: int) -> str:
 
 def parse_key(text: str) -> Key:
     """The key whose text this is. Raises `ValueError` for a text that `key_text` does not give."""
-    return _key_of(json.loads(text))
+    return key_of(json.loads(text))
 
 
-def _key_of(value: Any) -> Key:
+def key_of(value: Any) -> Key:
+    """The key that JSON has as `value`. Raises `ValueError` for what no key is."""
     if isinstance(value, list):
-        return tuple(map(_key_of, cast("list[Any]", value)))
+        return tuple(map(key_of, cast("list[Any]", value)))
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise ValueError(f"no key: {value!r:.80}")

@@ -27,7 +27,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
 
-from holdfast.errors import InvalidValue
+from holdfast.errors import IntegrityError, InvalidValue, StateError
+from holdfast.state import exchange
 from holdfast.state.backend import Backend, Durability
 from holdfast.state.changes import conflict, demand_same_place
 from holdfast.state.entry import Row
@@ -42,6 +43,7 @@ from holdfast.state.views import Snapshot, keys, rows
 
 GROUP = 5000
 """`update` writes so many at once, all in one transaction."""
+_TAKEN_OVER = "taken_over_from_tastypy"
 DEFAULT_SYNC_AT = 1000
 DEFAULT_FILE_SIZE = 1000
 
@@ -67,6 +69,8 @@ class POD(Handle, MutableMapping[Key, Any]):
         The name of the store, where one folder holds several; a transaction spans them all.
     gzipped, file_size
         How `export` writes tastypy's own format; the store itself has no use for them.
+    migrate
+        Take over what tastypy has written into the folder; its files stay as they are.
     """
 
     KIND = "pod"
@@ -83,10 +87,12 @@ class POD(Handle, MutableMapping[Key, Any]):
         durability: Durability | str = Durability.KILL,
         mode: str = "w",
         store: str = "main",
+        migrate: bool = False,
     ) -> None:
         self.gzipped, self.file_size = gzipped, file_size
         super().__init__(path, store, durability=Durability(durability), sync_at=sync_at, read_only=mode == "r")
         try:
+            self._take_over(may_migrate=migrate)
             self._fill(init, default or {})
         except BaseException:
             self.close()
@@ -98,6 +104,63 @@ class POD(Handle, MutableMapping[Key, Any]):
                 self.update({key: value for key, value in default.items() if key not in self})
         if init:
             self.update(init)
+
+    def _take_over(self, *, may_migrate: bool) -> None:
+        """Import what tastypy has left in the folder, once: that it was is told in the same transaction."""
+        if self._store == _TAKEN_OVER or not exchange.is_of_tastypy(self.path):
+            return
+        with POD(self.path, store=_TAKEN_OVER) as taken:
+            if self._store in taken:
+                return
+            if not may_migrate:
+                raise StateError(
+                    "this folder was written by tastypy",
+                    place=str(self.path),
+                    expected="a store",
+                    found="0.json, or 0.json.gz",
+                    hint="open it with migrate=True: what it holds is taken over, and its files stay as they are",
+                )
+            with self.transaction(Durability.POWER):
+                taken[self._store] = self.import_(self.path)
+
+    # -- readable files
+
+    def export(self, path: str | Path, format: str = "jsonl") -> int:  # noqa: A002 (as in other programs)
+        """Write every entry, as of now, to files that people can read; how many. Durable on return.
+
+        "jsonl" is one file of lines of JSON, compressed if its name ends in `.gz`; "tastypy" a new folder in the
+        format of tastypy 0.0.3, of `file_size` entries to a file, compressed if `gzipped`. Raises `StateError` where a
+        folder is there already, and `CapacityError` when the disk is full; what was there stays as it was.
+        """
+        if format not in ("jsonl", "tastypy"):
+            raise StateError("no such format to export", expected="jsonl or tastypy", found=repr(format))
+        target = Path(path).expanduser()
+        with self.snapshot() as frozen:
+            if format == "jsonl":
+                exchange.write_lines(target, self.KIND, len(frozen), frozen.entries())
+            else:
+                entries = frozen.entries()
+                exchange.write_tastypy(target, entries, file_size=self.file_size, compressed=self.gzipped)
+            return len(frozen)
+
+    def import_(self, path: str | Path) -> int:
+        """Set every entry of what `export`, or tastypy, has written, all or none of them; how many.
+
+        Raises `IntegrityError` for files that are damaged or not whole, `InvalidValue` for what cannot be kept, and
+        `SourceError` where there is nothing to import.
+        """
+        with self.transaction():
+            before, count = len(self), _Counted(exchange.read(Path(path).expanduser()))
+            self.update(count)
+            if not before and len(self) != count.entries:
+                raise IntegrityError(
+                    "a key comes twice; nothing was taken over",
+                    place=str(path),
+                    expected=f"{count.entries} keys, as there are lines",
+                    found=str(len(self)),
+                    hint="take one of the lines out, in a copy of the folder",
+                )
+            return count.entries
 
     # -- reading
 
@@ -199,7 +262,7 @@ class POD(Handle, MutableMapping[Key, Any]):
         return {parse_key(row.key): load(row.value) for row in self._rows()}
 
     @contextmanager
-    def snapshot(self) -> Generator[Mapping[Key, Any], None, None]:
+    def snapshot(self) -> Generator[Snapshot, None, None]:
         """A mapping that stays as the store is now, however others go on writing."""
         self._flush()
         with self._use().snapshot() as reader:
@@ -437,6 +500,19 @@ def _groups(pairs: Iterator[tuple[str, str]]) -> Iterator[dict[str, str]]:
             group, characters = {}, 0
     if group:
         yield group
+
+
+class _Counted:
+    """Pairs, and how many were taken."""
+
+    def __init__(self, pairs: Iterable[tuple[Key, Any]]) -> None:
+        self._pairs = pairs
+        self.entries = 0
+
+    def __iter__(self) -> Iterator[tuple[Key, Any]]:
+        for pair in self._pairs:
+            self.entries += 1
+            yield pair
 
 
 class _Items(ItemsView[Key, Any]):

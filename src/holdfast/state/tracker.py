@@ -85,10 +85,20 @@ class Tracker(POD):
         durability: Durability | str = Durability.KILL,
         mode: str = "w",
         store: str = "main",
+        migrate: bool = False,
     ) -> None:
         self.max_tries = max_tries
         super().__init__(
-            path, init, gzipped, file_size, sync_at, default=default, durability=durability, mode=mode, store=store
+            path,
+            init,
+            gzipped,
+            file_size,
+            sync_at,
+            default=default,
+            durability=durability,
+            mode=mode,
+            store=store,
+            migrate=migrate,
         )
 
     def _tasks(self) -> Tasks:
@@ -351,15 +361,12 @@ class Tracker(POD):
         self._flush()
         return getattr(self._tasks().tally(), name)
 
-    @property
     def num_done(self) -> int:
         return self._count("done")
 
-    @property
     def num_tried(self) -> int:
         return self._count("tried")
 
-    @property
     def num_aborted(self) -> int:
         return self._count("aborted")
 
@@ -391,6 +398,9 @@ class Tracker(POD):
         self._flush()
         tally = self._tasks().tally()
         return (tally.entries - getattr(tally, name)) / tally.entries if tally.entries else 0.0
+
+    def percent(self, fraction: float, decimals: int = 2) -> str:
+        return percent(fraction, decimals)
 
     def percent_done(self, decimals: int = 2) -> str:
         return percent(self.fraction_done(), decimals)

@@ -46,6 +46,10 @@ def keys(reader: Reader, store: str, *, backwards: bool = False) -> Iterator[Key
 class Snapshot(Mapping[Key, Any]):
     """One state of a store."""
 
+    def entries(self) -> Iterator[tuple[Key, Any]]:
+        """Every key with its value, in order; memory does not grow with them."""
+        return ((parse_key(row.key), load(row.value)) for row in rows(self._reader, self._store))
+
     def __init__(self, reader: Reader, store: str) -> None:
         self._reader = reader
         self._store = store
