@@ -24,6 +24,7 @@ from typing import Any
 import holdfast
 import pair
 import small
+import stores
 import virtual
 from lab import MIB, Lab, Line, Row, Skip, machine, mid
 
@@ -40,6 +41,7 @@ PARTS: list[tuple[set[str], Measure]] = [
     ({"B4"}, small.measure_memory),
     ({"B5"}, small.measure_growth),
     ({"B6"}, virtual.measure),
+    ({"B7", "B8", "B9"}, stores.measure),
 ]
 
 
