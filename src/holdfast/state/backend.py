@@ -81,6 +81,10 @@ class Backend(Reader, Protocol):
         """In a transaction: make it at least so durable."""
         ...
 
+    def is_free_here(self) -> bool:
+        """Whether this thread holds nothing of it: a garbage collection may run anywhere."""
+        ...
+
     def is_committed(self, store: str, row: Row | None) -> bool:
         """In a transaction: whether the entry (or, None, that there is none) was so before the transaction, for sure."""
         ...

@@ -14,6 +14,8 @@ import gzip
 import json
 import os
 import shutil
+import tempfile
+import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +27,6 @@ from holdfast.state import tastypy_format
 from holdfast.state.keys import Key, key_of
 
 FORMAT = 1
-_PART = ".part"
 
 
 # -- lines of JSON
@@ -34,16 +35,16 @@ _PART = ".part"
 def write_lines(path: Path, kind: str, count: int, entries: Iterable[tuple[Key, Any]]) -> None:
     """Write the entries to one file, compressed if its name ends in `.gz`; durable on return."""
     head = {"holdfast": "entries", "format": FORMAT, "kind": kind, "entries": count}
-    part = path.with_name(path.name + _PART)
+    part = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        with _written(part, compressed=path.suffix == ".gz") as file:
+        with _written(part / path.name, compressed=path.suffix == ".gz") as file:
             file.write(_json(head))
             for key, value in entries:
                 file.write(_json({"key": key, "value": value}))
-        os.replace(part, path)
+        os.replace(part / path.name, path)
         durable.sync_folder(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _json(value: Any) -> bytes:
@@ -96,7 +97,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             yield from enumerate(file, 1)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise _damaged(str(path), "a whole compressed file", str(error)) from error
 
 
@@ -117,10 +118,9 @@ def write_tastypy(folder: Path, entries: Iterable[tuple[Key, Any]], *, file_size
     """Write the folder as tastypy 0.0.3 would have; durable on return. Raises `StateError` when it is there."""
     if folder.exists():
         raise StateError("this folder is there already", place=str(folder), hint="name a folder that is to be made")
-    part = folder.with_name(folder.name + _PART)
-    shutil.rmtree(part, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        durable.make_folder(part)
+        part.chmod(0o755)
         for number, lines in enumerate(tastypy_format.files_of(entries, file_size)):
             with _written(part / _name(number, compressed=compressed), compressed=compressed) as file:
                 file.writelines(lines)
@@ -156,8 +156,10 @@ def read_tastypy(folder: Path) -> Iterator[tuple[Key, Any]]:
 
 def _count_files(folder: Path, *, compressed: bool) -> int:
     suffix = ".json.gz" if compressed else ".json"
-    names = {path.name for path in folder.iterdir()}
-    numbers = sorted(int(name.removesuffix(suffix)) for name in names if name.removesuffix(suffix).isdecimal())
+    if (folder / "0.json").is_file() and (folder / "0.json.gz").is_file():
+        raise _damaged(str(folder), "0.json or 0.json.gz", "both")
+    names = [path.name.removesuffix(suffix) for path in folder.iterdir() if path.name.endswith(suffix)]
+    numbers = sorted(int(name) for name in names if name.isascii() and name.isdecimal())
     for number, found in enumerate(numbers):
         if found != number:
             raise _damaged(str(folder / f"{number}{suffix}"), "this file", f"none, and {found}{suffix}")

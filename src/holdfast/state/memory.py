@@ -136,22 +136,26 @@ class Memory(threading.local):
 
     # -- what is written, in a transaction
 
-    def wrote(self, key: str, backend: Backend) -> None:
-        """The entry was changed by who has this memory: what was read of it before is past."""
-        if key in self._seen:
+    def wrote(self, key: str, before: int | None, backend: Backend) -> None:
+        """The entry was changed by who has this memory, from its revision `before` (None: whatever it was).
+
+        What was read of it is past then; but if that was older already, it stays a lost race.
+        """
+        seen = self._seen.get(key)
+        if seen is not None and before in (None, seen):
             self._keep_seen(key, backend)
             del self._seen[key]
 
     def rewrote(self, key: str, rev: int, backend: Backend) -> None:
         """The very list or dictionary at hand was stored as it is."""
-        self.wrote(key, backend)
+        self.wrote(key, None, backend)
         root = self._roots[key]
         backend.on_rollback(root.saved())
         root.rev = rev
 
     def replaced(self, key: str, backend: Backend) -> None:
         """Another value stands under `key`, or none: who holds parts of the old one holds nobody's."""
-        self.wrote(key, backend)
+        self.wrote(key, None, backend)
         root = self._roots.pop(key, None)
         if root is not None:
             bring_back, roots = root.saved(), self._roots

@@ -35,14 +35,24 @@ def _space() -> str:
 
 
 def _begun(pid: int) -> str:
-    """When the process began, in ticks since the boot; "" when there is none."""
+    """When the process began, in ticks since the boot; "" when there is none, "?" when that is hidden from us."""
     try:
         line = (_PROC / str(pid) / "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
+    except OSError:
+        return "?" if _is_there(pid) else ""
     # the name, in parentheses, may hold anything; a zombie ('Z') or dead ('X') one does nothing any more
     state, *fields = line.rpartition(")")[2].split()
     return "" if state in "ZX" else fields[18]
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def is_gone(owner: str) -> bool:
@@ -50,4 +60,7 @@ def is_gone(owner: str) -> bool:
     words = owner.split(" ")
     if len(words) != 5 or words[1:3] != [_boot(), _space()] or not words[3].isdecimal():
         return False
-    return _begun(int(words[3])) != words[4]
+    return _begun(int(words[3])) not in (words[4], "?")
+
+
+os.register_at_fork(after_in_child=_words.cache_clear)  # the child's number may be one that was its forefather's

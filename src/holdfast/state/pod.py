@@ -121,7 +121,8 @@ class POD(Handle, MutableMapping[Key, Any]):
                     hint="open it with migrate=True: what it holds is taken over, and its files stay as they are",
                 )
             with self.transaction(Durability.POWER):
-                taken[self._store] = self.import_(self.path)
+                if self._store not in taken:
+                    taken[self._store] = self.import_(self.path)
 
     # -- readable files
 
@@ -294,6 +295,10 @@ class POD(Handle, MutableMapping[Key, Any]):
         """What is stored of a value. Raises `InvalidValue`."""
         return dump(value)
 
+    def _text_of_changed(self, value: Any) -> str:
+        """What is stored of a value that was changed inside. Raises `InvalidValue`."""
+        return self._text_of(value)
+
     def _set_itself(self, text: str, dumped: str) -> None:
         """Set the very list or dictionary that is, or was, stored under the key: `pod[key] += …` has changed it there."""
         with self._writing() as backend:
@@ -317,8 +322,8 @@ class POD(Handle, MutableMapping[Key, Any]):
         """Set the entries of each mapping (or iterable of pairs), the later ones winning; all or none of them."""
         with self._writing() as backend, backend.transaction(self.durability):
             for other in (*others, more):
-                texts = ((key_text(key), self._text_of(value)) for key, value in _pairs_of(other))
-                for group in _groups(texts):
+                texts = ((key_text(key), self._text_of(value)) for key, value in pairs_of(other))
+                for group in groups(texts):
                     self._put_group(backend, group)
 
     def _put_group(self, backend: Backend, group: Mapping[str, str]) -> None:
@@ -423,7 +428,7 @@ class POD(Handle, MutableMapping[Key, Any]):
                 if self._rev_of(backend, text) != row.rev:
                     raise conflict("by what was to change it", ())
                 backend.put(self._store, text, dumped)
-                self._memory.wrote(text, backend)
+                self._memory.wrote(text, row.rev, backend)
                 self._wrote(backend, [text])
         return result
 
@@ -441,14 +446,14 @@ class POD(Handle, MutableMapping[Key, Any]):
                 backend.on_rollback(back_to_rev)
             try:
                 result = change.make()
-                dumped = self._text_of(root.value)
+                dumped = self._text_of_changed(root.value)
                 if dumped != row.value:
                     root.rev = backend.put(self._store, root.key, dumped).rev
             except BaseException:
                 change.undo()
                 back_to_rev()
                 raise
-            self._memory.wrote(root.key, backend)
+            self._memory.wrote(root.key, row.rev, backend)
             if dumped != row.value:
                 self._wrote(backend, [root.key])
         return result
@@ -488,7 +493,7 @@ class POD(Handle, MutableMapping[Key, Any]):
         return f"{type(self).__name__}({str(self.path)!r}, {'closed' if self._backend is None else f'{len(self)} entries'})"
 
 
-def _groups(pairs: Iterator[tuple[str, str]]) -> Iterator[dict[str, str]]:
+def groups(pairs: Iterator[tuple[str, str]]) -> Iterator[dict[str, str]]:
     """Many at once, but not more than memory should hold."""
     group: dict[str, str] = {}
     characters = 0
@@ -533,7 +538,7 @@ class _Values(ValuesView[Any]):
         return (value for _, value in self._pairs())
 
 
-def _pairs_of(other: Any) -> Iterable[tuple[Any, Any]]:
+def pairs_of(other: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(other, Mapping):
         return cast("Mapping[Any, Any]", other).items()
     return ((key, other[key]) for key in other.keys()) if hasattr(other, "keys") else other  # noqa: SIM118 (as dict does)

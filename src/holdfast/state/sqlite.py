@@ -415,6 +415,9 @@ class SqliteBackend:
     def demand(self, durability: Durability) -> None:
         self._full |= durability is Durability.POWER
 
+    def is_free_here(self) -> bool:
+        return self._commit_lock.depth() == 0 and not self._mutex._is_owned()  # type: ignore[attr-defined]
+
     def is_committed(self, store: str, row: Row | None) -> bool:
         numbers = self._states.get(store)
         return numbers is None or (not numbers.removed if row is None else row.rev <= numbers.first_rev)
@@ -627,11 +630,8 @@ class SqliteBackend:
             proposed = state.last_seq + 1
             form = self._whole().form(store)
             stored = form.stored(value)
-            query = f"{form.insert(store)} ON CONFLICT (key) DO UPDATE SET {form.update_to_excluded()} RETURNING seq"
             row = (proposed, key, state.rev, check_sum(key, stored[0]), *stored)
-            (seq,) = connection.execute(query, row).fetchone()
-            if form.then:
-                connection.execute(form.then.format(store=store))
+            (seq,) = connection.execute(f"{form.upsert(store)} RETURNING seq", row).fetchone()
             if seq == proposed:
                 state.last_seq = proposed
                 state.entries += 1
@@ -656,9 +656,7 @@ class SqliteBackend:
         state.last_seq += len(rows)
         state.entries += made
         if made < len(rows):
-            connection.executemany(form.update(store), [(*row[2:], row[1]) for row in rows])
-        if form.then:
-            connection.execute(form.then.format(store=store))
+            connection.executemany(form.upsert(store), rows)
 
     def delete(self, store: str, key: str) -> bool:
         with self._explained():

@@ -17,6 +17,9 @@ CANDIDATES = 256
 """So many entries are looked at together for a claim that takes not every one."""
 LOOK_FOR_THE_GONE_S = 0.1
 """Whether owners of leases are gone is looked at so often, and whenever nothing else is free."""
+ATTEMPTS, FORGET_EVERY = 100_000, 1000
+"""So many attempts are kept, and the older ones forgotten now and then."""
+LONGEST_LEASE_S = 10 * 365 * 86_400.0
 _MAY_BE_TRIED = "(:max_tries < 1 OR tries < :max_tries)"
 
 
@@ -76,7 +79,7 @@ class SqliteTasks:
         found = self._free_rows(wanted, now_ns)
         if not found and self._free_what_is_lost(now_ns, wanted.max_tries, everybody=True):
             found = self._free_rows(wanted, now_ns)
-        return self._lease(found, wanted, now_ns)
+        return self._lease(found, wanted)
 
     def _free_rows(self, wanted: Wanted, now_ns: int) -> list[Row]:
         where = f"done = 0 AND dead = 0 {'' if wanted.with_aborted else 'AND aborted = 0'}"
@@ -92,11 +95,11 @@ class SqliteTasks:
             after = page[-1].seq
         return found[: wanted.count]
 
-    def _lease(self, rows: list[Row], wanted: Wanted, now_ns: int) -> list[Lease]:
+    def _lease(self, rows: list[Row], wanted: Wanted) -> list[Lease]:
         if not rows:
             return []
-        token = self._next_rev()
-        same = {"token": token, "owner": wanted.owner, "now_ns": now_ns, "until_ns": wanted.until_ns}
+        token, now_ns = self._next_rev(), time.time_ns()  # the lease begins when it is given
+        same = {"token": token, "owner": wanted.owner, "now_ns": now_ns, "until_ns": _end_ns(now_ns, wanted.lease_s)}
         self._change(
             f"UPDATE {self._table} SET tries = tries + 1, token = :token, owner = :owner, begun_ns = :now_ns, "
             "until_ns = :until_ns, rev = :token WHERE seq = :seq",
@@ -106,7 +109,7 @@ class SqliteTasks:
         for row in rows:
             value, tries, *marks = TRACKER_FORM.stored(row.value)
             claimed = replace(row, value=TRACKER_FORM.text(value, tries + 1, *marks), rev=token)
-            leases.append(Lease(claimed, token, tries + 1, now_ns, wanted.until_ns))
+            leases.append(Lease(claimed, token, wanted.owner, tries + 1, now_ns, row.rev))
         return leases
 
     def _free_what_is_lost(self, now_ns: int, max_tries: int, *, everybody: bool) -> int:
@@ -118,61 +121,76 @@ class SqliteTasks:
                 if is_gone(owner):
                     lost += self._leased("owner = :owner AND until_ns > :now_ns", {"owner": owner, "now_ns": now_ns})
         if lost:
-            self._record("lost", [(seq, owner, begun_ns, now_ns) for seq, owner, begun_ns in lost])
-            self._set_free("dead = :most > 0 AND tries >= :most", [seq for seq, *_ in lost], {"most": max_tries})
+            self._record("lost", [(*item, now_ns) for item in lost])
+            self._set_free("dead = :most > 0 AND tries >= :most", [key for key, *_ in lost], {"most": max_tries})
         return len(lost)
 
-    def _leased(self, where: str, parameters: dict[str, Any]) -> list[tuple[int, str, int]]:
-        query = f"SELECT seq, owner, begun_ns FROM {self._table} WHERE token IS NOT NULL AND {where}"
+    def _leased(self, where: str, parameters: dict[str, Any]) -> list[tuple[str, str, int]]:
+        query = f"SELECT key, owner, begun_ns FROM {self._table} WHERE token IS NOT NULL AND {where}"
         return self._ask(query, parameters)
 
-    def _set_free(self, more: str, seqs: Iterable[int], parameters: dict[str, Any]) -> None:
+    def _set_free(self, more: str, keys: Iterable[str], parameters: dict[str, Any]) -> None:
         same = parameters | {"rev": self._next_rev()}
         self._change(
             f"UPDATE {self._table} SET token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, rev = :rev, {more} "
-            "WHERE seq = :seq",
-            [same | {"seq": seq} for seq in seqs],
+            "WHERE key = :key",
+            [same | {"key": key} for key in keys],
         )
 
-    def _record(self, outcome: str, rows: Iterable[tuple[Any, ...]]) -> None:
-        """`rows`: place, owner, begin and end of each attempt, and then, if they are known, bytes and error."""
-        names = ("seq", "owner", "begun_ns", "ended_ns", "size_bytes", "error")
+    def _record(self, outcome: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """`rows`: key, owner, begin and end of each attempt, and then, if they are known, bytes and error."""
+        names = ("key", "owner", "begun_ns", "ended_ns", "size_bytes", "error")
         empty = dict.fromkeys(names) | {"outcome": outcome}
         self._change(
             f'INSERT INTO "attempt_{self._store}" (outcome, {", ".join(names)}) '
             f"VALUES (:outcome, {', '.join(f':{name}' for name in names)})",
             [empty | dict(zip(names, row, strict=False)) for row in rows],
         )
+        if rows and self._next_rev() % FORGET_EVERY == 0:
+            table = f'"attempt_{self._store}"'
+            self._change(f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - :kept", [{"kept": ATTEMPTS}])
 
     # -- ending
 
-    def end(self, leases: Sequence[Lease], ending: Ending, owner: str) -> list[Lease]:
+    def end(self, leases: Sequence[Lease], ending: Ending) -> dict[str, int]:
         now_ns = time.time_ns()
         statement = (
-            f"UPDATE {self._table} SET done = max(done, :done), dead = :dead, tries = tries - :uncounted, "
-            "due_ns = :due_ns, error = coalesce(:error, error), rev = :rev, "
-            "token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL WHERE seq = :seq AND token = :token"
+            f"UPDATE {self._table} SET done = max(done, :done), dead = :most > 0 AND tries >= :most, "
+            "tries = max(0, tries - :uncounted), due_ns = :due_ns, error = coalesce(:error, error), rev = :rev, "
+            "token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL WHERE key = :key"
         )
-        same = {name: getattr(ending, name) for name in ("done", "dead", "uncounted", "due_ns", "error")}
+        same = {name: getattr(ending, name) for name in ("done", "most", "uncounted", "due_ns", "error")}
         same["rev"] = self._next_rev()
-        late = self._late(leases)
-        mine = [lease for lease in leases if lease not in late] if late else leases
-        self._change(statement, [same | {"seq": lease.row.seq, "token": lease.token} for lease in mine])
+        held = self._held(leases)
+        mine = [lease for lease in leases if lease.row.key in held]
+        self._change(statement, [same | {"key": lease.row.key} for lease in mine])
         more = now_ns, ending.size_bytes, ending.error
-        self._record(ending.outcome, [(lease.row.seq, owner, lease.begun_ns, *more) for lease in mine])
-        return late
+        self._record(ending.outcome, [(lease.row.key, lease.owner, lease.begun_ns, *more) for lease in mine])
+        return held
 
-    def _late(self, leases: Sequence[Lease]) -> list[Lease]:
-        """Those that are not theirs any more who have them."""
-        if not leases:
-            return []
-        places = ", ".join(str(lease.row.seq) for lease in leases)
-        now = dict(self._ask(f"SELECT seq, token FROM {self._table} WHERE seq IN ({places})"))
-        return [lease for lease in leases if now.get(lease.row.seq) != lease.token]
+    def _held(self, leases: Sequence[Lease]) -> dict[str, int]:
+        """The keys of those that are still theirs who have them, with the entries' revisions."""
+        tokens = {lease.row.key: (lease.token, lease.owner) for lease in leases}
+        keys = list(tokens)
+        found: dict[str, int] = {}
+        for begin in range(0, len(keys), CANDIDATES):
+            names = {f"k{number}": key for number, key in enumerate(keys[begin : begin + CANDIDATES])}
+            places = ", ".join(f":{name}" for name in names)
+            query = f"SELECT key, token, owner, rev FROM {self._table} WHERE key IN ({places})"
+            rows = self._ask(query, names)
+            found |= {key: rev for key, token, owner, rev in rows if tokens[key] == (token, owner)}
+        return found
 
-    def extend(self, lease: Lease, until_ns: int) -> bool:
-        statement = f"UPDATE {self._table} SET until_ns = :until_ns WHERE seq = :seq AND token = :token"
-        return self._change(statement, [{"until_ns": until_ns, "seq": lease.row.seq, "token": lease.token}]) > 0
+    def note(self, lease: Lease, outcome: str) -> None:
+        self._record(outcome, [(lease.row.key, lease.owner, lease.begun_ns, time.time_ns())])
+
+    def extend(self, lease: Lease, lease_s: float) -> bool:
+        until_ns = _end_ns(time.time_ns(), lease_s)
+        statement = (
+            f"UPDATE {self._table} SET until_ns = :until_ns WHERE key = :key AND token = :token AND owner = :owner"
+        )
+        words = {"until_ns": until_ns, "key": lease.row.key, "token": lease.token, "owner": lease.owner}
+        return self._change(statement, [words]) > 0
 
     def revive(self, key: str | None) -> int:
         where = "dead = 1" if key is None else "key = :key"
@@ -182,3 +200,7 @@ class SqliteTasks:
     def attempts(self, limit: int) -> list[tuple[int, int, int | None]]:
         query = f"SELECT begun_ns, ended_ns, size_bytes FROM \"attempt_{self._store}\" WHERE outcome = 'done'"
         return self._ask(f"{query} ORDER BY id DESC LIMIT {limit:d}")
+
+
+def _end_ns(begin_ns: int, lease_s: float) -> int:
+    return begin_ns + round(min(lease_s, LONGEST_LEASE_S) * 1e9)

@@ -69,7 +69,7 @@ CREATE INDEX IF NOT EXISTS "tried_{store}" ON "entry_{store}" (seq) WHERE tries 
 CREATE INDEX IF NOT EXISTS "leased_{store}" ON "entry_{store}" (owner) WHERE token IS NOT NULL;
 CREATE TABLE IF NOT EXISTS "attempt_{store}" (
     id INTEGER PRIMARY KEY,
-    seq INTEGER NOT NULL,
+    key TEXT NOT NULL,
     owner TEXT NOT NULL,
     begun_ns INTEGER NOT NULL,
     ended_ns INTEGER NOT NULL,
@@ -111,8 +111,8 @@ class Form:
     """How the entries of one kind of store stand in their table; `own` are the columns that only this kind has."""
 
     own: tuple[str, ...] = ()
-    then: str = ""
-    """What is done after entries were set."""
+    on_update: tuple[tuple[str, str], ...] = ()
+    """Columns that an update changes besides, and to what."""
 
     def stored(self, value: str) -> tuple[Any, ...]:
         """What stands in the table for the text of a value: a text, and the kind's own columns."""
@@ -131,19 +131,23 @@ class Form:
         names = ("seq", "key", "rev", "check_sum", "value", *self.own)
         return f'INSERT INTO "entry_{store}" ({", ".join(names)}) VALUES ({", ".join("?" * len(names))})'
 
-    def update_to_excluded(self) -> str:
-        return ", ".join(f"{name} = excluded.{name}" for name in ("rev", "check_sum", "value", *self.own))
+    def upsert(self, store: str) -> str:
+        same = ((name, f"excluded.{name}") for name in ("rev", "check_sum", "value", *self.own))
+        to = ", ".join(f"{name} = {value}" for name, value in (*same, *self.on_update))
+        return f"{self.insert(store)} ON CONFLICT (key) DO UPDATE SET {to}"
 
-    def update(self, store: str) -> str:
-        names = ("rev", "check_sum", "value", *self.own)
-        return f'UPDATE "entry_{store}" SET {", ".join(f"{name} = ?" for name in names)} WHERE key = ?'
+
+_LEASE = ("token", "owner", "begun_ns", "until_ns")
 
 
 class _TrackerForm(Form):
     own = ("tries", "done", "aborted")
-    then = (
-        'UPDATE "entry_{store}" SET token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL '
-        "WHERE token IS NOT NULL AND (done = 1 OR aborted = 1)"
+    on_update = (
+        # marked as done, or aborted: then nobody needs to do it any more
+        *((name, f"iif(excluded.done > done OR excluded.aborted > aborted, NULL, {name})") for name in _LEASE),
+        # tried less often: as if it had not failed
+        ("dead", "iif(excluded.tries < tries, 0, dead)"),
+        ("due_ns", "iif(excluded.tries < tries, 0, due_ns)"),
     )
 
     def stored(self, value: str) -> tuple[Any, ...]:

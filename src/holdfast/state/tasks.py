@@ -27,22 +27,26 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One claim: the entry as it was claimed, its attempt counted; who has the token may end it."""
+    """One claim: the entry as it was claimed, its attempt counted; its owner may end it by the token.
+
+    `before`: the entry's revision before it was claimed.
+    """
 
     row: Row
     token: int
+    owner: str
     attempt: int
     begun_ns: int
-    until_ns: int
+    before: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ends."""
+    """How an attempt ends. `most`: it is dead if it was tried so often, unless that is 0."""
 
     outcome: str
     done: bool = False
-    dead: bool = False
+    most: int = 0
     uncounted: bool = False
     due_ns: int = 0
     error: str | None = None
@@ -55,7 +59,7 @@ class Wanted:
 
     count: int
     owner: str
-    until_ns: int
+    lease_s: float
     max_tries: int
     with_aborted: bool = False
     after: int | None = None
@@ -79,12 +83,19 @@ class Tasks(Protocol):
         """In a transaction: take what is free and due."""
         ...
 
-    def end(self, leases: Sequence[Lease], ending: Ending, owner: str) -> list[Lease]:
-        """In a transaction: end these attempts; those that are somebody else's by now are returned, unchanged."""
+    def end(self, leases: Sequence[Lease], ending: Ending) -> dict[str, int]:
+        """In a transaction: end these attempts, but for those that are somebody else's by now: they are unchanged.
+
+        Returns the keys of those that were ended, each with the entry's revision before.
+        """
         ...
 
-    def extend(self, lease: Lease, until_ns: int) -> bool:
-        """In a transaction: let the lease last; whether it is still there."""
+    def note(self, lease: Lease, outcome: str) -> None:
+        """In a transaction: an attempt has ended by other means."""
+        ...
+
+    def extend(self, lease: Lease, lease_s: float) -> bool:
+        """In a transaction: let the lease last so long from now; whether it is still there."""
         ...
 
     def revive(self, key: str | None) -> int:

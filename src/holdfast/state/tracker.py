@@ -17,20 +17,22 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from holdfast.errors import DuplicateKeyError, InvalidValue, LeaseLost
-from holdfast.state.backend import Durability
+from holdfast.state.backend import Backend, Durability
 from holdfast.state.entry import Row
 from holdfast.state.jsonvalue import dump, load
 from holdfast.state.keys import Key, key_text, parse_key
+from holdfast.state.memory import MISSING
 from holdfast.state.owners import me
-from holdfast.state.pod import DEFAULT_FILE_SIZE, DEFAULT_SYNC_AT, GROUP, POD
+from holdfast.state.pod import DEFAULT_FILE_SIZE, DEFAULT_SYNC_AT, POD, groups, pairs_of
 from holdfast.state.tables import TRACKER_KIND
 from holdfast.state.tasks import Ending, Lease, Tasks, Wanted
 from holdfast.state.views import PAGE
@@ -88,6 +90,7 @@ class Tracker(POD):
         migrate: bool = False,
     ) -> None:
         self.max_tries = max_tries
+        self._left: deque[Lease] = deque()
         super().__init__(
             path,
             init,
@@ -115,26 +118,32 @@ class Tracker(POD):
     def _text_of(self, value: Any) -> str:
         if not isinstance(value, dict):
             raise InvalidValue("a tracker's values are dictionaries", expected="dict", found=type(value).__name__)
-        whole: dict[str, Any] = _NEW | value
+        return self._text_of_changed(_NEW | value)
+
+    def _text_of_changed(self, value: Any) -> str:
         for name, new in _NEW.items():
-            if type(whole[name]) is not type(new):
-                raise InvalidValue(f"{name} of a task", expected=type(new).__name__, found=repr(whole[name])[:80])
-        return dump(whole)
+            found = value.get(name)
+            if type(found) is not type(new) or abs(int(found)) >= 2**62:
+                raise InvalidValue(f"{name} of a task", expected=type(new).__name__, found=repr(found)[:80])
+        return dump(_NEW | value)
 
     def update(self, *others: Any, **more: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Merge into each task's value; tasks that are not there are added. All or none of them."""
         with self._writing() as backend, backend.transaction(self.durability):
             for other in (*others, more):
-                pairs = iter(other.items() if isinstance(other, Mapping) else other)  # pyright: ignore[reportUnknownArgumentType]
-                while group := list(islice(pairs, GROUP)):
-                    merged: dict[str, dict[str, Any]] = {}
-                    for key, value in group:
-                        text = key_text(key)
-                        if text not in merged:
-                            row = backend.get(self._store, text)
-                            merged[text] = dict(_NEW) if row is None else load(row.value)
-                        merged[text].update(value)
-                    self._put_group(backend, {text: self._text_of(value) for text, value in merged.items()})
+                merged = self._merged(backend, iter(pairs_of(other)))
+                for group in groups(merged):
+                    self._put_group(backend, group)
+
+    def _merged(self, backend: Backend, pairs: Iterator[tuple[Any, Any]]) -> Iterator[tuple[str, str]]:
+        for text, values in _runs((key_text(key), value) for key, value in pairs):
+            row = backend.get(self._store, text)
+            merged: dict[str, Any] = dict(_NEW) if row is None else load(row.value)
+            for value in values:
+                if not isinstance(value, Mapping):
+                    raise InvalidValue("a task's value is merged from a dictionary", found=type(value).__name__)
+                merged.update(cast("Mapping[str, Any]", value))
+            yield text, self._text_of(merged)
 
     # -- adding
 
@@ -173,7 +182,12 @@ class Tracker(POD):
         return (parse_key(row.key) for row in self._todo(allow_aborted))
 
     def todo_items(self, allow_aborted: bool = False) -> Iterator[tuple[Key, Any]]:
-        return ((key, self[key]) for key in self.todo_keys(allow_aborted))
+        return self._with_values(self.todo_keys(allow_aborted))
+
+    def _with_values(self, keys: Iterator[Key]) -> Iterator[tuple[Key, Any]]:
+        """Those that nobody has removed meanwhile."""
+        found = ((key, self.get(key, MISSING)) for key in keys)
+        return ((key, value) for key, value in found if value is not MISSING)
 
     def todo_values(self, allow_aborted: bool = False) -> Iterator[Any]:
         return (value for _, value in self.todo_items(allow_aborted))
@@ -186,7 +200,7 @@ class Tracker(POD):
         return self._marked("aborted")
 
     def aborted_items(self) -> Iterator[tuple[Key, Any]]:
-        return ((key, self[key]) for key in self.aborted_keys())
+        return self._with_values(self.aborted_keys())
 
     def aborted_values(self) -> Iterator[Any]:
         return (value for _, value in self.aborted_items())
@@ -241,10 +255,34 @@ class Tracker(POD):
             try:
                 yield parse_key(leases[0].row.key)
             finally:
-                self._end(leases, Ending("tried"))
+                self._left.append(leases[0])
+                self._end_what_was_left()
+
+    def _end_what_was_left(self) -> None:
+        """End the attempts of loops that went on or were left; later, if that is in the middle of anything.
+
+        A generator may be ended by a garbage collection, which runs anywhere, with whatever this thread has locked.
+        """
+        backend = self._backend
+        if backend is None or not backend.is_free_here() or self._shaping._is_owned() or self._guard._is_owned():  # type: ignore[attr-defined]
+            return
+        while self._left:
+            lease = self._left.pop()
+            if lease.owner != me():
+                continue  # a fork: it is the parent's
+            with self._writing() as backend:
+                self._end([lease], Ending("tried", most=self.max_tries))
+                row = backend.get(self._store, lease.row.key)
+                if row is not None and load(row.value)["_done"]:
+                    self._tasks().note(lease, "done")
+
+    def _flush(self) -> None:
+        if self._left:
+            self._end_what_was_left()
+        super()._flush()
 
     def try_items(self, allow_aborted: bool = False, *, lease_s: float = LEASE_S) -> Iterator[tuple[Key, Any]]:
-        return ((key, self[key]) for key in self.try_keys(allow_aborted, lease_s=lease_s))
+        return self._with_values(self.try_keys(allow_aborted, lease_s=lease_s))
 
     def try_values(self, allow_aborted: bool = False, *, lease_s: float = LEASE_S) -> Iterator[Any]:
         return (value for _, value in self.try_items(allow_aborted, lease_s=lease_s))
@@ -269,23 +307,23 @@ class Tracker(POD):
         def accepts(row: Row) -> bool:
             return where is None or where(parse_key(row.key), load(row.value))
 
-        until_ns = time.time_ns() + round(lease_s * 1e9)
-        wanted = Wanted(n, me(), until_ns, self.max_tries, allow_aborted, after, accepts if where else None)
+        wanted = Wanted(n, me(), lease_s, self.max_tries, allow_aborted, after, accepts if where else None)
         with self._writing() as backend:
             leases = self._tasks().claim(wanted)
-            self._changed(backend, leases)
+            self._changed(backend, {lease.row.key: lease.before for lease in leases})
         return leases
 
     def _end(self, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
+        """End them; those that are somebody else's by now are returned, and unchanged."""
         with self._writing() as backend:
-            late = self._tasks().end(leases, ending, me())
-            self._changed(backend, leases)
-        return late
+            ended = self._tasks().end([lease for lease in leases if lease.owner == me()], ending)
+            self._changed(backend, ended)
+        return [lease for lease in leases if lease.row.key not in ended]
 
-    def _changed(self, backend: Any, leases: Sequence[Lease]) -> None:
-        for lease in leases:
-            self._memory.wrote(lease.row.key, backend)
-        self._wrote(backend, [lease.row.key for lease in leases])
+    def _changed(self, backend: Backend, befores: Mapping[str, int]) -> None:
+        for text, before in befores.items():
+            self._memory.wrote(text, before, backend)
+        self._wrote(backend, befores)
 
     def finish(self, tasks: Iterable[Task]) -> None:
         """Mark them done, all or none. Raises `LeaseLost`."""
@@ -294,6 +332,8 @@ class Tracker(POD):
             late = self._end([task.lease for task in tasks], Ending("done", done=True))
             if late:
                 raise _late(self, late[0])
+            for task in tasks:
+                task.note_end(self._use())
 
     # -- one task
 
@@ -343,9 +383,10 @@ class Tracker(POD):
     def reset_tries(self, key: Key) -> None:
         """As if it had never been tried; one that failed too often may be tried again."""
         with self._writing() as backend:
+            before = self._rev_of(backend, key_text(key))
             if not self._tasks().revive(key_text(key)):
                 raise KeyError(key)
-            self._memory.wrote(key_text(key), backend)
+            self._memory.wrote(key_text(key), before, backend)
             self._wrote(backend, [key_text(key)])
 
     def retry_dead(self) -> int:
@@ -468,8 +509,7 @@ class Task:
     def heartbeat(self, lease_s: float = LEASE_S) -> None:
         """Let the lease last so long from now."""
         with self._tracker._writing():  # pyright: ignore[reportPrivateUsage]
-            until_ns = time.time_ns() + round(lease_s * 1e9)
-            if not self._tracker._tasks().extend(self.lease, until_ns):  # pyright: ignore[reportPrivateUsage]
+            if self.lease.owner != me() or not self._tracker._tasks().extend(self.lease, lease_s):  # pyright: ignore[reportPrivateUsage]
                 raise _late(self._tracker, self.lease)
 
     def done(self, result: Mapping[str, Any] | None = None, *, size_bytes: int | None = None) -> None:
@@ -484,21 +524,26 @@ class Task:
 
         After `max_tries` attempts it is dead, and only `retry_dead` brings it back.
         """
-        most = self._tracker.max_tries
         if retry_in_s is None:
             wait_s = min(RETRY_S * 2.0 ** min(self.attempt - 1, 60), RETRY_MAX_S)
             retry_in_s = wait_s * random.uniform(0.5, 1.0)  # so that not all come back at once
         due_ns = time.time_ns() + round(retry_in_s * 1e9)
-        self._end(Ending("failed", dead=0 < most <= self.attempt, due_ns=due_ns, error=str(error)[:1000]))
+        self._end(Ending("failed", most=self._tracker.max_tries, due_ns=due_ns, error=str(error)[:1000]))
 
     def release(self) -> None:
         """Give it back, as if it had not been tried."""
         self._end(Ending("released", uncounted=True))
 
     def _end(self, ending: Ending) -> None:
-        if self._tracker._end([self.lease], ending):  # pyright: ignore[reportPrivateUsage]
-            raise _late(self._tracker, self.lease)
+        with self._tracker.transaction():
+            if self._tracker._end([self.lease], ending):  # pyright: ignore[reportPrivateUsage]
+                raise _late(self._tracker, self.lease)
+            self.note_end(self._tracker._use())  # pyright: ignore[reportPrivateUsage]
+
+    def note_end(self, backend: Backend) -> None:
+        """In a transaction: the attempt is ended, unless that comes to nothing."""
         self.is_ended = True
+        backend.on_rollback(lambda: setattr(self, "is_ended", False))
 
     def __enter__(self) -> Self:
         return self
@@ -506,14 +551,18 @@ class Task:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.is_ended or (kind is not None and issubclass(kind, LeaseLost)):
+        if self.is_ended or self.lease.owner != me():
             return
         if kind is None:
             self.done()
-        elif issubclass(kind, Exception):
-            self.fail(f"{kind.__name__}: {error}")
-        else:
-            self.release()
+            return
+        try:
+            if issubclass(kind, Exception):
+                self.fail(f"{kind.__name__}: {error}")
+            else:
+                self.release()
+        except LeaseLost:
+            pass  # what was raised in the block says more
 
 
 def _late(tracker: Tracker, lease: Lease) -> LeaseLost:
@@ -544,3 +593,8 @@ def _busy_s(spans: list[tuple[int, int]]) -> float:
 def percent(fraction: float, decimals: int = 2) -> str:
     """As text: `34.70 %`."""
     return f"{100 * fraction:.{decimals}f} %"
+
+
+def _runs(pairs: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
+    """Values of the same key that follow each other, together."""
+    return ((text, [value for _, value in run]) for text, run in groupby(pairs, key=lambda pair: pair[0]))
