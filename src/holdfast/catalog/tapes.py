@@ -412,7 +412,10 @@ def is_any_to_write_again(connection: Connection) -> bool:
 
 
 def can_be_had_without(connection: Connection, pair_id: uuid.UUID) -> bool:
-    """Whether the store or the source has every content that lies on this pair and on no other good one."""
+    """Whether the store has every content that lies on this pair and on no other good one.
+
+    The source does not count: it may not be mounted now.
+    """
     here = (
         select(member.c.version_id)
         .join(tape_object, tape_object.c.id == member.c.object_id)
@@ -429,7 +432,7 @@ def can_be_had_without(connection: Connection, pair_id: uuid.UUID) -> bool:
     )
     stored = exists().where(segment.c.content_id == version.c.content_id)
     needed = and_(version.c.id.in_(here), version.c.content_id.is_not(None), version.c.size_bytes > 0)
-    nowhere = and_(needed, version.c.ended_ns.is_not(None), ~stored, ~elsewhere)
+    nowhere = and_(needed, ~stored, ~elsewhere)
     return not connection.scalar(select(exists().where(nowhere)))
 
 

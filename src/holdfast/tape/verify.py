@@ -102,8 +102,8 @@ def _misread_in_two_drives(library: TapeLibrary, cartridge: Cartridge) -> set[in
 def fence_unreadable(library: TapeLibrary, pair: Pair) -> list[MediaError]:
     """After a verification: fence a side that was read back with other bytes, if its twin is proven whole.
 
-    Twins that are both damaged cannot be made again from each other. They are fenced if all that they hold can be had
-    elsewhere, and is so written on another pair; restoring still reads them, last. Returns what was fenced and why.
+    Twins that are both damaged cannot be made again from each other. They are fenced if all that they hold is in
+    the store, and is so written on another pair; restoring still reads them, last. Returns what was fenced and why.
     """
     if any(item.fenced for item in pair.cartridges):
         return []
@@ -126,7 +126,7 @@ def _not_as_written(cartridge: Cartridge, tape_file: int) -> MediaError:
     return MediaError(
         "a cartridge was read back with other bytes than were written; it is fenced",
         place=f"{cartridge.barcode} tape file {tape_file}",
-        hint="run the same command again: what it holds is written again, from its twin, the store, or the source",
+        hint="run the same command again: what it holds is written again, from its twin or from the store",
     )
 
 
