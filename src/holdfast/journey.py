@@ -21,6 +21,7 @@ from holdfast.tape.dump import DumpResult
 from holdfast.tape.library import STOPS_A_PAIR, TapeLibrary
 from holdfast.tape.pairs import PairsToWrite, dump_session, is_anything_unwritten, is_whole, smallest_room
 from holdfast.tape.plan import fits_blank
+from holdfast.tape.reach import OutOfReach, find_out_of_reach
 from holdfast.tape.sample import Sample
 from holdfast.tape.verify import (
     adopt_evidence,
@@ -216,26 +217,48 @@ def _dump(
     vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch, *, replace_again: bool = False
 ) -> list[HoldfastError]:
     """Write what no tape holds yet, pair after pair; what is returned are files that must be noted again, and why."""
-    restless: list[HoldfastError] = []
-    with vault.catalog.reading() as connection:
-        total_bytes = tapes.count_unwritten_bytes(connection)
-    with watch.stage("dump", total_bytes) as stage, vault.store_reader() as reader:
+    with vault.store_reader() as reader:
         contents = StoredContents(vault.catalog, reader, InPlaceContents(vault.catalog))
-        pairs = PairsToWrite(library, replace_again=replace_again)
-        while (visit := pairs.next()) is not None:
-            result = DumpResult()
-            try:
-                dump_session(library, visit, contents, stage.advance, result)
-            except STOPS_A_PAIR as error:
-                pairs.failed(visit.pair, error)
-            else:
-                pairs.written(visit.pair, result.lost)
-                watch.say(_what_was_written(result))
-            restless += _report_session(result, report)
-        report.stages.append(stage.done())
+        left_out = find_out_of_reach(library, contents)
+        _report_out_of_reach(vault, left_out, report)
+        with vault.catalog.reading() as connection:
+            total_bytes = tapes.count_unwritten_bytes(connection) - left_out.size_bytes
+        pairs = PairsToWrite(library, replace_again=replace_again, left_out=left_out.ids)
+        with watch.stage("dump", total_bytes) as stage:
+            restless = _write_pairs(library, pairs, contents, stage, report, watch)
+            report.stages.append(stage.done())
     got_round, errors = pairs.troubles()
     report.warnings += got_round
     report.errors += errors
+    return restless
+
+
+def _report_out_of_reach(vault: Vault, left_out: OutOfReach, report: ArchiveReport) -> None:
+    with vault.catalog.reading() as connection:
+        roots = {source.name: source.root for source in files.all_sources(connection)}
+    told = {str(error) for error in report.errors}
+    report.errors += [error for error in left_out.errors(roots) if str(error) not in told]
+
+
+def _write_pairs(
+    library: TapeLibrary,
+    pairs: PairsToWrite,
+    contents: StoredContents,
+    stage: Stage,
+    report: ArchiveReport,
+    watch: Watch,
+) -> list[HoldfastError]:
+    restless: list[HoldfastError] = []
+    while (visit := pairs.next()) is not None:
+        result = DumpResult()
+        try:
+            dump_session(library, visit, contents, stage.advance, result)
+        except STOPS_A_PAIR as error:
+            pairs.failed(visit.pair, error)
+        else:
+            pairs.written(visit.pair, result.lost)
+            watch.say(_what_was_written(result))
+        restless += _report_session(result, report)
     return restless
 
 

@@ -334,6 +334,37 @@ def test_law_4_twins_that_are_both_damaged_are_not_fenced_while_they_alone_hold_
     assert differences(kept, back / "night") == []
 
 
+@pytest.mark.parametrize("is_gone", ["the folder", "one file"])
+def test_what_lost_both_copies_waits_for_its_source_and_takes_no_room_on_tape(
+    vault: Path, night: Path, tmp_path: Path, is_gone: str
+) -> None:
+    """In place, both sides are fenced, and another source is archived while that of the first is not mounted."""
+    run(vault, night, in_place=True)
+    with Catalog(vault / "catalog/catalog.db") as catalog, TapeLibrary(open_vault(vault), catalog) as library:
+        for barcode in ("HF0001L8", "HF0002L8"):
+            library.fence(barcode, "a person said so")
+    lost = night if is_gone == "the folder" else night / "3.bin"
+    away = lost.rename(tmp_path / "away")
+    (other := tmp_path / "other").mkdir()
+    (other / "file").write_bytes(b"of another source")
+    for again in (False, True):
+        report = run(vault, other, in_place=True)
+        assert report.exit_code() == 1
+        (error,) = report.errors
+        assert "cannot be read from its source" in error.message
+        assert (str(error.place), error.hint is not None) == (str(night), True)
+        readable_bytes = sum(file.stat().st_size for file in (*night.glob("*"), other / "file"))
+        assert report.written_bytes < readable_bytes + 300_000  # a padded record
+        assert (report.objects == 0) is again
+    assert restore(vault, RestoreRequest(to=tmp_path / "meanwhile", origin="tape")).exit_code() == 0
+    away.rename(lost)
+    for source in (night, other):
+        report = run(vault, source, in_place=True)
+        assert (report.exit_code(), report.errors, report.unproven) == (0, [], [])
+    assert restore(vault, RestoreRequest(to=tmp_path / "back", origin="tape")).exit_code() == 0
+    assert differences(night, tmp_path / "back" / "night") == []
+
+
 @pytest.fixture
 def only_replaced(vault: Path, night: Path, tmp_path: Path) -> Path:
     """A vault whose replaced cartridge has the last good copy of one file."""

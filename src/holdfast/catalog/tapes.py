@@ -389,9 +389,20 @@ def _only_named() -> Any:
 
 def unwritten_versions(connection: Connection) -> Iterator[PresentVersion]:
     """Versions that need a member on tape, in the order in which they were recorded, page by page."""
+    return _page_by_page(connection, and_(_unwritten(), ~_only_named()))
+
+
+def unwritten_that_only_sources_have(connection: Connection) -> Iterator[PresentVersion]:
+    """Of these, files whose bytes were read before and are not in the store: what pairs held that were fenced since."""
+    stored = exists().where(segment.c.content_id == version.c.content_id)
+    known = and_(version.c.content_id.is_not(None), version.c.size_bytes > 0, ~stored)
+    return _page_by_page(connection, and_(known, _unwritten(), ~_only_named()))
+
+
+def _page_by_page(connection: Connection, wanted: Any) -> Iterator[PresentVersion]:
     last = 0
     while True:
-        query = select_versions().where(_unwritten(), ~_only_named(), version.c.id > last)
+        query = select_versions().where(wanted, version.c.id > last)
         page = connection.execute(query.order_by(version.c.id).limit(PAGE_ROWS)).all()
         yield from map(present_from, page)
         if len(page) < PAGE_ROWS:

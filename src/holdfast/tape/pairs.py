@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+
+from sqlalchemy import Connection
 
 from holdfast.catalog import Cartridge, Pair, tapes
 from holdfast.config import VaultSettings
@@ -22,6 +24,7 @@ from holdfast.tape.plan import Room, blank_room, plan_objects
 from holdfast.tape.prepare import prepare
 from holdfast.tape.session import close_session, needs_catalog
 from holdfast.tape.writing import NoRoomLeft
+from holdfast.values import FileVersion
 
 LABEL_BOUND_BYTES = 256 * 1024
 """More than a label takes without its ledger."""
@@ -47,10 +50,14 @@ FUTILE_PAIRS = 2
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A pair that is to be written on, and whether each side goes into the drive that the other one had before."""
+    """A pair that is to be written on, and whether each side goes into the drive that the other one had before.
+
+    `left_out`: versions that are not written, as nobody can read them now.
+    """
 
     pair: Pair
     swapped: bool
+    left_out: Set[uuid.UUID] = frozenset()
 
 
 class PairsToWrite:
@@ -61,9 +68,12 @@ class PairsToWrite:
     no new pair is taken meanwhile, unless a person says so (`replace_again`).
     """
 
-    def __init__(self, library: TapeLibrary, *, replace_again: bool = False) -> None:
+    def __init__(
+        self, library: TapeLibrary, *, replace_again: bool = False, left_out: Set[uuid.UUID] = frozenset()
+    ) -> None:
         self._library = library
         self._replace_again = replace_again
+        self._left_out = left_out
         self._spares_cartridges = False
         self._visits: Counter[uuid.UUID] = Counter()
         self._failed: set[uuid.UUID] = set()
@@ -86,7 +96,7 @@ class PairsToWrite:
             return None
         self._visits[pair.id] += 1
         self._failed.discard(pair.id)
-        return Visit(pair, swapped=self._visits[pair.id] % 2 == 0)
+        return Visit(pair, self._visits[pair.id] % 2 == 0, self._left_out)
 
     def failed(self, pair: Pair, error: StopsPair) -> None:
         """Nothing more could be written on this pair.
@@ -128,7 +138,7 @@ class PairsToWrite:
                 # one that stays broken may say that a drive ruins cartridges: it must not get at new ones
                 self._given_up.add(pair.id)
                 self._spares_cartridges = True
-        if not is_anything_unwritten(self._library):
+        if not is_anything_unwritten(self._library, self._left_out):
             return None
         pairs = self._pairs()
         with_room = [pair for pair in pairs if pair.state == "open"]
@@ -201,10 +211,15 @@ def is_whole(library: TapeLibrary, pair: Pair) -> bool:
     return known == [len(committed) for committed in journals]
 
 
-def is_anything_unwritten(library: TapeLibrary) -> bool:
-    """Whether a session would write anything: members, or lines in its catalog."""
+def is_anything_unwritten(library: TapeLibrary, left_out: Set[uuid.UUID] = frozenset()) -> bool:
+    """Whether a session would write anything: members that are not `left_out`, or lines in its catalog."""
     with library.catalog.reading() as connection:
-        return next(tapes.unwritten_versions(connection), None) is not None or _only_to_list(library)
+        return any(True for _ in _to_write(connection, left_out)) or _only_to_list(library)
+
+
+def _to_write(connection: Connection, left_out: Set[uuid.UUID]) -> Iterator[FileVersion]:
+    versions = (present.version for present in tapes.unwritten_versions(connection))
+    return (version for version in versions if version.id not in left_out)
 
 
 def _only_to_list(library: TapeLibrary) -> bool:
@@ -217,8 +232,9 @@ def dump_session(
 ) -> None:
     """Append a session to a pair: objects until it is full or all are written, then the catalogs.
 
-    A side that was fenced gets a fresh cartridge first; of a pair that is full already, that is all. Raises one of `STOPS_A_PAIR` when no side can be written; what
-    was committed before that stays, and is in the `result`, which is filled as the work goes on.
+    A side that was fenced gets a fresh cartridge first; of a pair that is full already, that is all. Raises one of
+    `STOPS_A_PAIR` when no side can be written; what was committed before that stays, and is in the `result`, which is
+    filled as the work goes on.
     """
     pair = _with_failed_side_replaced(library, visit.pair)
     with library.mounted(pair, swapped=visit.swapped) as mounted:
@@ -226,8 +242,7 @@ def dump_session(
         if pair.state == "full":
             return
         with library.catalog.reading() as connection:
-            versions = (present.version for present in tapes.unwritten_versions(connection))
-            plans = plan_objects(versions, _object_bytes(library.settings))
+            plans = plan_objects(_to_write(connection, visit.left_out), _object_bytes(library.settings))
             dumper = Dumper(library, mounted, contents, progress, result)
             dumper.dump(plans)
         if not needs_catalog(library, pair) and not dumper.has_room_for_catalog():

@@ -35,6 +35,7 @@ QUESTIONS: dict[str, tuple[Question, set[str]]] = {
     "block_rows": (lambda c: files.block_rows(c, [Locator(bytes(32), 1)]), set()),
     "contents_with_segments": (lambda c: files.contents_with_segments(c, [1, 2]), set()),
     "unwritten_versions": (lambda c: list(tapes.unwritten_versions(c)), set()),
+    "unwritten_that_only_sources_have": (lambda c: list(tapes.unwritten_that_only_sources_have(c)), set()),
     "count_unwritten_bytes": (tapes.count_unwritten_bytes, {"version"}),
     "versions_to_list": (tapes.versions_to_list, {"version"}),
     "members_of": (lambda c: tapes.members_of(c, ID), set()),
