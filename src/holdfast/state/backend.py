@@ -137,6 +137,10 @@ class Backend(Reader, Protocol):
         """Something that is equal as long as nothing has been committed by anybody. Not asked in a transaction."""
         ...
 
+    def now_ns(self) -> int:
+        """The time, by the clock that all who use this database go by."""
+        ...
+
     def sync(self, then: Callable[[], object]) -> None:
         """When this returns, every transaction that has returned survives a power cut; `then` is done before others."""
         ...
@@ -153,8 +157,4 @@ class Backend(Reader, Protocol):
 
     def problems(self, store: str) -> list[str]:
         """Read everything; what is not as it was written, in words."""
-        ...
-
-    def close(self) -> None:
-        """Let go; nothing that was committed is lost. The last one to let go closes the database."""
         ...

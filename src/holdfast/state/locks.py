@@ -1,4 +1,7 @@
-"""The lock that all who write to one database take: in turn, and freed by the kernel when its holder dies.
+"""The locks that all who write to one database take: in turn, and freed when their holder dies.
+
+    TurnLock      among the threads of a process; the database itself sees to the other processes
+    CommitLock    among processes, too, by `flock`: the kernel frees it
 
 SQLite's own waiting lets some writers starve: four processes that commit single rows got 1, 13, 1,988 and 11,625
 turns in three seconds, and 3,585 to 3,708 with a `flock` in front.
@@ -17,22 +20,31 @@ from holdfast.errors import StateError
 
 _POLL_S = 0.01
 """A `flock` cannot be waited for with an end: then it is asked for so often."""
-_CLOSED, _TO_BE_OPENED = -1, -2
+_TO_BE_OPENED = -1
 
 
-class CommitLock:
-    """A lock among threads and processes; the thread that holds it may take it again.
+class TurnLock:
+    """A lock that the thread that holds it may take again.
 
     An interrupt may come behind any line: who takes the lock goes back `to_depth` at the end, however far it came.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._turn: Any = (
-            threading.RLock()
-        )  # taken once by each thread that holds the lock, however often that takes it
+    def __init__(self, place: str) -> None:
+        self._place = place
+        # taken once by each thread that holds the lock, however often that takes it
+        self._turn: Any = threading.RLock()
         self._depth = 0
-        self._descriptor = _TO_BE_OPENED
+        self._is_closed = False
+
+    def _take(self, end_s: float | None) -> bool:  # noqa: ARG002 (there is nobody to wait for)
+        """Wait until no other process has it; whether that came about before `end_s`."""
+        return True
+
+    def _give(self) -> None:
+        """Let the next process have it."""
+
+    def _let_go(self) -> None:
+        """Have nothing open any more, without giving back what another process holds."""
 
     def depth(self) -> int:
         """How often this thread has taken it."""
@@ -47,7 +59,7 @@ class CommitLock:
         depth = self.depth()
         end_s = time.monotonic() + timeout_s
         try:
-            if depth or (self._turn.acquire(timeout=timeout_s) and self._flock(None if timeout_s < 0 else end_s)):
+            if depth or (self._turn.acquire(timeout=timeout_s) and self._take_open(None if timeout_s < 0 else end_s)):
                 self._depth = depth + 1
         except BaseException:
             self.to_depth(depth)
@@ -57,9 +69,59 @@ class CommitLock:
             return False
         return True
 
-    def _flock(self, end_s: float | None) -> bool:
-        if self._descriptor == _CLOSED:
-            raise StateError("this store is closed", place=str(self._path.parent), hint="open it again")
+    def _take_open(self, end_s: float | None) -> bool:
+        if self._is_closed:
+            raise StateError("this store is closed", place=self._place, hint="open it again")
+        return self._take(end_s)
+
+    def release(self) -> None:
+        """Give it back once."""
+        self.to_depth(self.depth() - 1)
+
+    def to_depth(self, depth: int) -> None:
+        """Give it back as often as this thread has taken it more than so often. An interrupt is raised after that."""
+        interrupt: BaseException | None = None
+        while self._turn._is_owned() and (self._depth > depth or depth == 0):
+            try:
+                self._depth = min(depth, self._depth)
+                if depth == 0:
+                    self._give()
+                    self._turn.release()
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def forget_in_child(self) -> None:
+        """After a fork, in the child: the parent's lock is the parent's alone."""
+        self._let_go()
+        self._turn = threading.RLock()
+        self._depth = 0
+
+    def only_in_this_process(self, timeout_s: float) -> bool:
+        """Keep the other threads from taking it, until `to_all`; whether that was got within so long."""
+        return self._turn.acquire(timeout=timeout_s)
+
+    def to_all(self) -> None:
+        self._turn.release()
+
+    def close(self) -> None:
+        """Give it back for good; who waits for it is told that it is closed."""
+        self._is_closed = True
+        self._give()
+        self._let_go()
+        self.to_depth(0)
+
+
+class CommitLock(TurnLock):
+    """The lock of a folder."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path.parent))
+        self._path = path
+        self._descriptor = _TO_BE_OPENED
+
+    def _take(self, end_s: float | None) -> bool:
         if self._descriptor == _TO_BE_OPENED:
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         if end_s is None:
@@ -74,44 +136,11 @@ class CommitLock:
                     return False
                 time.sleep(_POLL_S)
 
-    def release(self) -> None:
-        """Give it back once."""
-        self.to_depth(self.depth() - 1)
-
-    def to_depth(self, depth: int) -> None:
-        """Give it back as often as this thread has taken it more than so often. An interrupt is raised after that."""
-        interrupt: BaseException | None = None
-        while self._turn._is_owned() and (self._depth > depth or depth == 0):
-            try:
-                self._depth = min(depth, self._depth)
-                if depth == 0:
-                    if self._descriptor >= 0:
-                        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-                    self._turn.release()
-            except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
-
-    def forget_in_child(self) -> None:
-        """After a fork, in the child: the parent's lock is the parent's alone."""
+    def _give(self) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)  # closing does not unlock: the parent still has the file open
-            self._descriptor = _TO_BE_OPENED
-        self._turn = threading.RLock()
-        self._depth = 0
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def only_in_this_process(self, timeout_s: float) -> bool:
-        """Keep the other threads from taking it, until `to_all`; whether that was got within so long."""
-        return self._turn.acquire(timeout=timeout_s)
-
-    def to_all(self) -> None:
-        self._turn.release()
-
-    def close(self) -> None:
-        """Give it back for good; who waits for it is told that it is closed."""
-        descriptor, self._descriptor = self._descriptor, _CLOSED
+    def _let_go(self) -> None:
+        descriptor, self._descriptor = self._descriptor, _TO_BE_OPENED
         if descriptor >= 0:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
-        self.to_depth(0)
+            os.close(descriptor)  # that unlocks only if no parent has the file open

@@ -16,7 +16,6 @@ there; they are written like everything else, and counted exactly, whoever write
 from __future__ import annotations
 
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -527,7 +526,7 @@ class Task:
         if retry_in_s is None:
             wait_s = min(RETRY_S * 2.0 ** min(self.attempt - 1, 60), RETRY_MAX_S)
             retry_in_s = wait_s * random.uniform(0.5, 1.0)  # so that not all come back at once
-        due_ns = time.time_ns() + round(retry_in_s * 1e9)
+        due_ns = self._tracker._use().now_ns() + round(retry_in_s * 1e9)  # pyright: ignore[reportPrivateUsage]
         self._end(Ending("failed", most=self._tracker.max_tries, due_ns=due_ns, error=str(error)[:1000]))
 
     def release(self) -> None:

@@ -462,11 +462,11 @@ def test_a_store_that_was_deleted_and_made_again_is_the_new_one(tmp_path: Path) 
 
 
 def test_an_opening_that_fails_leaves_nothing_open(tmp_path: Path) -> None:
-    from holdfast.state import sqlite
+    from holdfast.state import opened
 
     with pytest.raises(InvalidValue):
         POD(tmp_path / "a", init={"a": float("nan")})
-    assert not any(folder == (tmp_path / "a").resolve() for folder in sqlite._registry)
+    assert not any(name == str((tmp_path / "a").resolve()) for name in opened._registry)
 
 
 def test_reading_only_syncs_nothing(tmp_path: Path) -> None:

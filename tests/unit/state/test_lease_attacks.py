@@ -17,7 +17,7 @@ from tests.unit.state.test_exchange import OLD
 from tests.unit.state.test_processes import in_threads
 
 from holdfast.errors import ConflictError, IntegrityError, InvalidValue, LeaseLost
-from holdfast.state import POD, Tracker, owners, sqlite_tasks
+from holdfast.state import POD, Tracker, owners, sql_tasks
 
 
 @pytest.fixture
@@ -246,8 +246,8 @@ def test_a_task_keeps_its_progress(tracker: Tracker, act: Callable[[Any], object
 
 
 def test_attempts_are_recorded_and_forgotten_at_last(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_tasks, "ATTEMPTS", 10)
-    monkeypatch.setattr(sqlite_tasks, "FORGET_EVERY", 5)
+    monkeypatch.setattr(sql_tasks, "ATTEMPTS", 10)
+    monkeypatch.setattr(sql_tasks, "FORGET_EVERY", 5)
     tracker.add("a")
     for _ in range(50):
         tracker.claim()[0].fail("x", retry_in_s=0)

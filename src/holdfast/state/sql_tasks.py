@@ -1,4 +1,4 @@
-"""The tasks of a tracker in a database of SQLite. All that changes anything belongs in a transaction of the database."""
+"""The tasks of a tracker, in SQL. All that changes anything belongs in a transaction of the database."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from holdfast.state.entry import Row
 from holdfast.state.owners import is_gone
-from holdfast.state.tables import TRACKER_FORM, Looking, StoreNumbers
+from holdfast.state.tables import TRACKER_FORM, Dialect, Looking, StoreNumbers
 from holdfast.state.tasks import Ending, Lease, Tally, Wanted
 
 CANDIDATES = 256
@@ -20,6 +20,7 @@ LOOK_FOR_THE_GONE_S = 0.1
 ATTEMPTS, FORGET_EVERY = 100_000, 1000
 """So many attempts are kept, and the older ones forgotten now and then."""
 LONGEST_LEASE_S = 10 * 365 * 86_400.0
+_IS_DEAD = "CASE WHEN :most > 0 AND tries >= :most THEN 1 ELSE 0 END"
 _MAY_BE_TRIED = "(:max_tries < 1 OR tries < :max_tries)"
 
 
@@ -27,17 +28,22 @@ class Database(Protocol):
     """What the tasks need of their database."""
 
     def looking(self) -> AbstractContextManager[Looking]: ...
+
+    dialect: ClassVar[Dialect]
+
+    def now_ns(self) -> int: ...
     def numbers(self, store: str) -> StoreNumbers: ...
     def count(self, store: str) -> int: ...
 
 
-class SqliteTasks:
-    """`Tasks` in a table of SQLite."""
+class SqlTasks:
+    """`Tasks` in a table."""
 
     def __init__(self, database: Database, store: str) -> None:
         self._database = database
         self._store = store
         self._table = f'"entry_{store}"'
+        self._is_key = database.dialect.is_key(":key")
         self._looked_s = 0.0
 
     def _ask(self, query: str, parameters: dict[str, Any] | None = None) -> list[Any]:
@@ -74,7 +80,7 @@ class SqliteTasks:
     # -- claiming
 
     def claim(self, wanted: Wanted) -> list[Lease]:
-        now_ns = time.time_ns()
+        now_ns = self._database.now_ns()
         self._free_what_is_lost(now_ns, wanted.max_tries, everybody=False)
         found = self._free_rows(wanted, now_ns)
         if not found and self._free_what_is_lost(now_ns, wanted.max_tries, everybody=True):
@@ -98,7 +104,7 @@ class SqliteTasks:
     def _lease(self, rows: list[Row], wanted: Wanted) -> list[Lease]:
         if not rows:
             return []
-        token, now_ns = self._next_rev(), time.time_ns()  # the lease begins when it is given
+        token, now_ns = self._next_rev(), self._database.now_ns()  # the lease begins when it is given
         same = {"token": token, "owner": wanted.owner, "now_ns": now_ns, "until_ns": _end_ns(now_ns, wanted.lease_s)}
         self._change(
             f"UPDATE {self._table} SET tries = tries + 1, token = :token, owner = :owner, begun_ns = :now_ns, "
@@ -122,7 +128,7 @@ class SqliteTasks:
                     lost += self._leased("owner = :owner AND until_ns > :now_ns", {"owner": owner, "now_ns": now_ns})
         if lost:
             self._record("lost", [(*item, now_ns) for item in lost])
-            self._set_free("dead = :most > 0 AND tries >= :most", [key for key, *_ in lost], {"most": max_tries})
+            self._set_free(f"dead = {_IS_DEAD}", [key for key, *_ in lost], {"most": max_tries})
         return len(lost)
 
     def _leased(self, where: str, parameters: dict[str, Any]) -> list[tuple[str, str, int]]:
@@ -133,7 +139,7 @@ class SqliteTasks:
         same = parameters | {"rev": self._next_rev()}
         self._change(
             f"UPDATE {self._table} SET token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, rev = :rev, {more} "
-            "WHERE key = :key",
+            f"WHERE {self._is_key}",
             [same | {"key": key} for key in keys],
         )
 
@@ -153,14 +159,15 @@ class SqliteTasks:
     # -- ending
 
     def end(self, leases: Sequence[Lease], ending: Ending) -> dict[str, int]:
-        now_ns = time.time_ns()
+        now_ns = self._database.now_ns()
         statement = (
-            f"UPDATE {self._table} SET done = max(done, :done), dead = :most > 0 AND tries >= :most, "
-            "tries = max(0, tries - :uncounted), due_ns = :due_ns, error = coalesce(:error, error), rev = :rev, "
-            "token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL WHERE key = :key"
+            f"UPDATE {self._table} SET done = CASE WHEN done = 1 THEN 1 ELSE :done END, dead = {_IS_DEAD}, "
+            "tries = CASE WHEN tries > :uncounted THEN tries - :uncounted ELSE 0 END, due_ns = :due_ns, error = coalesce(:error, error), rev = :rev, "
+            "token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL "
+            f"WHERE {self._is_key}"
         )
-        same = {name: getattr(ending, name) for name in ("done", "most", "uncounted", "due_ns", "error")}
-        same["rev"] = self._next_rev()
+        same: dict[str, Any] = {"done": int(ending.done), "most": ending.most, "uncounted": int(ending.uncounted)}
+        same |= {"due_ns": ending.due_ns, "error": ending.error, "rev": self._next_rev()}
         held = self._held(leases)
         mine = [lease for lease in leases if lease.row.key in held]
         self._change(statement, [same | {"key": lease.row.key} for lease in mine])
@@ -175,27 +182,28 @@ class SqliteTasks:
         found: dict[str, int] = {}
         for begin in range(0, len(keys), CANDIDATES):
             names = {f"k{number}": key for number, key in enumerate(keys[begin : begin + CANDIDATES])}
-            places = ", ".join(f":{name}" for name in names)
-            query = f"SELECT key, token, owner, rev FROM {self._table} WHERE key IN ({places})"
+            among = self._database.dialect.is_among(f":{name}" for name in names)
+            query = f"SELECT key, token, owner, rev FROM {self._table} WHERE {among}"
             rows = self._ask(query, names)
-            found |= {key: rev for key, token, owner, rev in rows if tokens[key] == (token, owner)}
+            found |= {key: rev for key, token, owner, rev in rows if tokens.get(key) == (token, owner)}
         return found
 
     def note(self, lease: Lease, outcome: str) -> None:
-        self._record(outcome, [(lease.row.key, lease.owner, lease.begun_ns, time.time_ns())])
+        self._record(outcome, [(lease.row.key, lease.owner, lease.begun_ns, self._database.now_ns())])
 
     def extend(self, lease: Lease, lease_s: float) -> bool:
-        until_ns = _end_ns(time.time_ns(), lease_s)
+        until_ns = _end_ns(self._database.now_ns(), lease_s)
         statement = (
-            f"UPDATE {self._table} SET until_ns = :until_ns WHERE key = :key AND token = :token AND owner = :owner"
+            f"UPDATE {self._table} SET until_ns = :until_ns WHERE {self._is_key} AND token = :token AND owner = :owner"
         )
         words = {"until_ns": until_ns, "key": lease.row.key, "token": lease.token, "owner": lease.owner}
         return self._change(statement, [words]) > 0
 
     def revive(self, key: str | None) -> int:
-        where = "dead = 1" if key is None else "key = :key"
+        where = "dead = 1" if key is None else self._is_key
         statement = f"UPDATE {self._table} SET dead = 0, tries = 0, due_ns = 0, rev = :rev WHERE {where}"
-        return self._change(statement, [{"rev": self._next_rev(), "key": key}])
+        words = {"rev": self._next_rev()} | ({} if key is None else {"key": key})
+        return self._change(statement, [words])
 
     def attempts(self, limit: int) -> list[tuple[int, int, int | None]]:
         query = f"SELECT begun_ns, ended_ns, size_bytes FROM \"attempt_{self._store}\" WHERE outcome = 'done'"

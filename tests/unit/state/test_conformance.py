@@ -1,0 +1,44 @@
+"""SQLite does what every database of stores must do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from holdfast.testing.conformance import DictionaryConformance, DictionaryMachine, TrackerConformance
+
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Nothing here depends on the disk, and many stores are made."""
+
+
+class _InAFolder:
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Path:
+        return tmp_path / "a"
+
+
+class TestDictionary(_InAFolder, DictionaryConformance):
+    pass
+
+
+class TestTracker(_InAFolder, TrackerConformance):
+    pass
+
+
+class FolderMachine(DictionaryMachine):
+    def make_places(self) -> Sequence[Path | str]:
+        self.folder = Path(tempfile.mkdtemp(prefix="holdfast-pod-", dir=MEMORY))
+        return [self.folder / "a.pod"] * 2
+
+    def remove_places(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+TestAgainstAPlainDictionary = FolderMachine.TestCase
+TestAgainstAPlainDictionary.settings = settings(max_examples=40, stateful_step_count=25)
