@@ -97,7 +97,7 @@ class DictionaryConformance:
         with pytest.raises(InvalidValue):
             pod["a"].append(value)
         with pytest.raises(InvalidKey):
-            pod[None] = 1
+            pod[None] = 1  # type: ignore[index]
         assert pod == {"a": [1]}
 
     def test_it_is_there_after_opening_again(self, place: Path | str) -> None:
