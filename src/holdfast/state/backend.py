@@ -141,6 +141,12 @@ class Backend(Reader, Protocol):
         """The time, by the clock that all who use this database go by."""
         ...
 
+    def awaiting_changes(self) -> AbstractContextManager[Callable[[float], object]]:
+        """Gives a function that waits until something may have been committed since the last time it returned, by
+        whomever, or so many seconds.
+        """
+        ...
+
     def sync(self, then: Callable[[], object]) -> None:
         """When this returns, every transaction that has returned survives a power cut; `then` is done before others."""
         ...

@@ -131,6 +131,9 @@ class Database(ABC):
         """The time of the clock that all who use the database go by."""
 
     @abstractmethod
+    def awaiting_changes(self) -> AbstractContextManager[Callable[[float], object]]: ...
+
+    @abstractmethod
     def is_at_its_place(self) -> bool:
         """Whether the database that was opened is the one that would be opened now."""
 

@@ -21,7 +21,7 @@ import ctypes
 import functools
 import os
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urldefrag, urlsplit
@@ -281,11 +281,30 @@ class PostgresBackend(Database):
                 connection.execute("SELECT count(*) FROM meta").fetchone()  # from here on, one state
             yield _Looking(connection, self.place, self._kinds)
         finally:
-            with self._mutex:
-                self._snapshots -= 1
-                if connection in self._open:
-                    self._open.remove(connection)
-                    connection.close()
+            self._snapshots -= 1
+            self._close_one(connection)
+
+    @contextmanager
+    def awaiting_changes(self) -> Generator[Callable[[float], object], None, None]:
+        self._check_usable()
+        with self._explained():
+            connection = self._connection()
+            connection.execute(f"LISTEN {self._schema}")
+
+        def wait(timeout_s: float) -> None:
+            with self._explained():
+                list(connection.own.notifies(timeout=timeout_s, stop_after=1))
+
+        try:
+            yield wait
+        finally:
+            self._close_one(connection)
+
+    def _close_one(self, connection: _Connection) -> None:
+        with self._mutex:
+            if connection in self._open:
+                self._open.remove(connection)
+                connection.close()
 
     # -- committing
 
@@ -298,7 +317,9 @@ class PostgresBackend(Database):
         if not connection.is_whole:  # the server would answer COMMIT with a rollback, and no error
             raise self._undone("")
         try:
-            connection.execute(f"SET LOCAL synchronous_commit TO {'on' if full else 'off'}; COMMIT")
+            connection.execute(
+                f"SET LOCAL synchronous_commit TO {'on' if full else 'off'}; NOTIFY {self._schema}; COMMIT"
+            )
         except psycopg.OperationalError as error:
             if not connection.is_lost:
                 raise

@@ -21,6 +21,14 @@ ATTEMPTS, FORGET_EVERY = 100_000, 1000
 """So many attempts are kept, and the older ones forgotten now and then."""
 LONGEST_LEASE_S = 10 * 365 * 86_400.0
 _IS_DEAD = "CASE WHEN :most > 0 AND tries >= :most THEN 1 ELSE 0 END"
+_IS_TODO = "done = 0 AND dead = 0"
+_MARKS = {
+    "done": "done = 1",
+    "tried": "tries > 0",
+    "aborted": "aborted = 1",
+    "dead": "dead = 1",
+    "leased": "token IS NOT NULL",
+}
 _MAY_BE_TRIED = "(:max_tries < 1 OR tries < :max_tries)"
 
 
@@ -60,13 +68,17 @@ class SqlTasks:
         numbers.rev += 1
         return numbers.rev
 
-    def tally(self) -> Tally:
-        marks = ("done = 1", "tries > 0", "aborted = 1", "dead = 1", "token IS NOT NULL")
-        found = (self._ask(f"SELECT count(*) FROM {self._table} WHERE {mark}")[0][0] for mark in marks)
+    def number(self, mark: str) -> int:
+        return self._ask(f"SELECT count(*) FROM {self._table} WHERE {_MARKS[mark]}")[0][0]
+
+    def tally(self, max_tries: int) -> Tally:
+        counts = [f"(SELECT count(*) FROM {self._table} WHERE {condition})" for condition in _MARKS.values()]
+        counts.append(f"(SELECT count(*) FROM {self._table} WHERE {_IS_TODO} AND aborted = 0 AND {_MAY_BE_TRIED})")
+        found = self._ask(f"SELECT {', '.join(counts)}", {"max_tries": max_tries})[0]
         return Tally(self._database.count(self._store), *found)
 
     def todo(self, after: int | None, limit: int, max_tries: int, *, with_aborted: bool) -> list[Row]:
-        where = f"done = 0 AND dead = 0 {'' if with_aborted else 'AND aborted = 0'} AND {_MAY_BE_TRIED}"
+        where = f"{_IS_TODO} {'' if with_aborted else 'AND aborted = 0'} AND {_MAY_BE_TRIED}"
         return self._rows(where, limit, {"max_tries": max_tries, "after": after})
 
     def marked(self, mark: str, after: int | None, limit: int) -> list[Row]:
@@ -88,7 +100,7 @@ class SqlTasks:
         return self._lease(found, wanted)
 
     def _free_rows(self, wanted: Wanted, now_ns: int) -> list[Row]:
-        where = f"done = 0 AND dead = 0 {'' if wanted.with_aborted else 'AND aborted = 0'}"
+        where = f"{_IS_TODO} {'' if wanted.with_aborted else 'AND aborted = 0'}"
         where += f" AND token IS NULL AND due_ns <= :now_ns AND {_MAY_BE_TRIED}"
         found: list[Row] = []
         after = wanted.after

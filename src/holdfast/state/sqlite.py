@@ -20,7 +20,7 @@ import ctypes
 import os
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from holdfast import durable
 from holdfast.errors import HoldfastError, IntegrityError, StateError
 from holdfast.state.backend import Reader, Stamp
 from holdfast.state.database import Database
+from holdfast.state.folderwatch import FolderWatch
 from holdfast.state.locks import CommitLock
 from holdfast.state.place import prepare_folder
 from holdfast.state.tables import CHANGE_ANYTHING, FORMAT, SQLITE, Connection, Looking, first_statements
@@ -222,6 +223,12 @@ class SqliteBackend(Database):
                     connection.close()
             finally:
                 self._turn.to_depth(depth)
+
+    @contextmanager
+    def awaiting_changes(self) -> Generator[Callable[[float], object], None, None]:
+        self._check_usable()
+        with FolderWatch(self.folder) as folder:
+            yield folder.wait
 
     # -- committing
 

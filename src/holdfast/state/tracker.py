@@ -16,6 +16,7 @@ there; they are written like everything else, and counted exactly, whoever write
 from __future__ import annotations
 
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -399,7 +400,7 @@ class Tracker(POD):
 
     def _count(self, name: str) -> int:
         self._flush()
-        return getattr(self._tasks().tally(), name)
+        return self._tasks().number(name)
 
     def num_done(self) -> int:
         return self._count("done")
@@ -431,13 +432,13 @@ class Tracker(POD):
 
     def _fraction(self, name: str) -> float:
         self._flush()
-        tally = self._tasks().tally()
-        return getattr(tally, name) / tally.entries if tally.entries else 0.0
+        entries = len(self)
+        return self._tasks().number(name) / entries if entries else 0.0
 
     def _other_fraction(self, name: str) -> float:
         self._flush()
-        tally = self._tasks().tally()
-        return (tally.entries - getattr(tally, name)) / tally.entries if tally.entries else 0.0
+        entries = len(self)
+        return (entries - self._tasks().number(name)) / entries if entries else 0.0
 
     def percent(self, fraction: float, decimals: int = 2) -> str:
         return percent(fraction, decimals)
@@ -463,8 +464,7 @@ class Tracker(POD):
     def stats(self) -> Progress:
         """Where all stands, and how long what is left will take, as far as attempts that were recorded tell."""
         self._flush()
-        tally, attempts = self._tasks().tally(), self._tasks().attempts(ATTEMPTS)
-        todo = sum(1 for _ in self._todo(False))
+        tally, attempts = self._tasks().tally(self.max_tries), self._tasks().attempts(ATTEMPTS)
         busy_s = _busy_s([(begun_ns, ended_ns) for begun_ns, ended_ns, _ in attempts])
         moved_bytes = sum(size for _, _, size in attempts if size is not None)
         rate_per_s = len(attempts) / busy_s if busy_s else None
@@ -475,11 +475,27 @@ class Tracker(POD):
             tally.aborted,
             tally.dead,
             tally.leased,
-            todo,
+            tally.todo,
             rate_per_s,
             moved_bytes / busy_s if busy_s and moved_bytes else None,
-            todo / rate_per_s if rate_per_s else None,
+            tally.todo / rate_per_s if rate_per_s else None,
         )
+
+    def watch(self, *, every_s: float = 1.0) -> Generator[Progress, None, None]:
+        """How all stands now, and again whenever that has changed, at most so often; until nothing is left to do.
+
+        Nothing is asked meanwhile: the change itself wakes it. What is dead or aborted is not left to do.
+        """
+        with self._use().awaiting_changes() as wait:
+            told: Progress | None = None
+            while told is None or told.todo:
+                standing = self.stats()
+                if standing != told:
+                    yield standing
+                    told = standing
+                    time.sleep(every_s if standing.todo else 0)
+                else:
+                    wait(LEASE_S)
 
 
 class Task:

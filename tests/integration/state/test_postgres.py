@@ -22,6 +22,8 @@ from holdfast.errors import StateError
 from holdfast.state import POD, Tracker
 from holdfast.testing.conformance import DictionaryConformance, DictionaryMachine, TrackerConformance
 
+pytestmark = pytest.mark.integration
+
 SPAWN = multiprocessing.get_context("spawn")
 FORK = multiprocessing.get_context("fork")
 

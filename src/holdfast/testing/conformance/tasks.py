@@ -11,6 +11,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ def work(folder: Path, number: int, count: int, said: Any) -> None:
                     task.done()
                     log[str(task.key), number, task.token] = 1
                 said.release()
+
+
+def do_one_by_one(place: Path | str, count: int) -> None:
+    with Tracker(place) as tracker:
+        for _ in range(count):
+            (task,) = tracker.claim()
+            task.done()
 
 
 class TrackerConformance:
@@ -316,3 +324,28 @@ class TrackerConformance:
             done = [int(key) for key, _, _ in log]  # type: ignore[misc,arg-type]
             assert sorted(done) == [*range(count)]
             assert tracker.verify() == []
+
+    def test_watching_tells_of_every_change_until_nothing_is_left(self, tracker: Tracker, place: Path | str) -> None:
+        tracker.add_many(range(3))
+        seen = [next(watched := tracker.watch(every_s=0))]
+        worker = SPAWN.Process(target=do_one_by_one, args=(place, 3))
+        worker.start()
+        seen += watched
+        worker.join()
+        assert worker.exitcode == 0
+        assert (seen[0].done, seen[-1].done, seen[-1].todo) == (0, 3, 0)
+        assert [standing.done for standing in seen] == sorted(standing.done for standing in seen)
+        assert all(one != other for one, other in pairwise(seen))
+
+    def test_watching_what_is_done_ends_at_once(self, tracker: Tracker) -> None:
+        assert [standing.entries for standing in tracker.watch()] == [0]
+        tracker.add("a")
+        tracker.abort("a")
+        assert [(standing.aborted, standing.todo) for standing in tracker.watch()] == [(1, 0)]
+
+    def test_how_all_stands_is_told_in_a_transaction_too(self, tracker: Tracker) -> None:
+        with tracker.transaction():
+            tracker.add_many(range(5))
+            tracker.mark_done(1)
+            stats = tracker.stats()
+            assert (stats.entries, stats.done, stats.todo) == (5, 1, 4)
