@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from holdfast.errors import HoldfastError, StateError
 from holdfast.state.backend import Durability, Reader, Stamp
@@ -48,6 +48,31 @@ class _OtherTask(StateError):
     """Nothing was begun."""
 
 
+class _Explained:
+    """Turns errors of the database into ours. Its time counts: it is entered several times for each write."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> Any:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, self._database.errors):
+            raise self._database.explanation(error) from error
+
+
+class _LookingInside(_Explained):
+    """In a transaction: what can be read, with all that it has written."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Looking:
+        return self._database.whole()
+
+
 class Database(ABC):
     """One open database. Threads and processes take turns at writing, by a lock that dies with its holder."""
 
@@ -64,6 +89,7 @@ class Database(ABC):
         self._kinds: dict[str, str] = {}
         self._given_revs: dict[str, int] = {}
         self._current = ContextVar[object](f"the transaction of {place} that this thread, or this task of it, is in")
+        self._explained, self._looking_inside = _Explained(self), _LookingInside(self)
         self._nothing_open()
 
     def _nothing_open(self) -> None:
@@ -118,7 +144,7 @@ class Database(ABC):
         """The counterpart; more than once is as once."""
 
     @abstractmethod
-    def _explanation(self, error: Exception) -> HoldfastError: ...
+    def explanation(self, error: Exception) -> HoldfastError: ...
 
     @abstractmethod
     def stamp(self) -> Stamp: ...
@@ -212,13 +238,6 @@ class Database(ABC):
 
     # -- errors
 
-    @contextmanager
-    def _explained(self) -> Generator[None, None, None]:
-        try:
-            yield
-        except self.errors as error:
-            raise self._explanation(error) from error
-
     # -- stores
 
     def make_store(self, store: str, kind: str) -> None:
@@ -231,7 +250,7 @@ class Database(ABC):
                     place=f"{self.place}, store {store!r}",
                     hint="open it before",
                 )
-            with self.transaction(Durability.POWER), self._explained():
+            with self.transaction(Durability.POWER), self._explained:
                 connection = self._writing()
                 for statement in statements_for(store, kind, self.dialect):
                     connection.execute(statement)
@@ -257,15 +276,14 @@ class Database(ABC):
 
     # -- reading
 
-    @contextmanager
-    def looking(self) -> Generator[Looking, None, None]:
+    def looking(self) -> AbstractContextManager[Looking]:
         """What can be read now: in a transaction with all that it has written, else what is committed."""
-        with self._explained():
-            if self.inside():
-                yield self._whole()
-            else:
-                with self._mutex:
-                    yield self._opened_reader()
+        return self._looking_inside if self.inside() else self._reading()
+
+    @contextmanager
+    def _reading(self) -> Generator[Looking, None, None]:
+        with self._explained, self._mutex:
+            yield self._opened_reader()
 
     def get(self, store: str, key: str) -> Row | None:
         with self.looking() as looking:
@@ -322,13 +340,13 @@ class Database(ABC):
         depth = self._due_depth()
         level = len(self._levels) + 1 if self.inside() else 1
         try:
-            with self._explained():
+            with self._explained:
                 self._begin(level, durability)
             yield
-            with self._explained():
+            with self._explained:
                 self._end(level)
         except BaseException as error:
-            with self._explained():
+            with self._explained:
                 self._come_to_nothing(level, error)
             raise
         finally:
@@ -343,7 +361,7 @@ class Database(ABC):
         self._turn.acquire()
         connection = self._opened_writer()
         if level > 1:
-            self._whole().connection.execute(f"SAVEPOINT level_{level}")
+            self.whole().connection.execute(f"SAVEPOINT level_{level}")
         else:
             self._check_alone()
             self._begin_outermost(connection, full=durability is Durability.POWER)
@@ -380,7 +398,7 @@ class Database(ABC):
                 found=f"transaction {level}",
                 hint="use `with`, and leave no transaction open in a generator",
             )
-        connection = self._whole().connection
+        connection = self.whole().connection
         if level > 1:
             self._levels.pop()
             connection.execute(f"RELEASE level_{level}")
@@ -395,8 +413,10 @@ class Database(ABC):
         self._committed(connection)
 
     def _committed(self, connection: Connection) -> None:
-        """It is done, and nothing of it can be undone; what fails from here on is its durability at most."""
-        self._levels.clear()
+        """It is done, and nothing of it can be undone; what fails from here on is its durability at most.
+
+        After an interrupt it is called again, and does what is left: the levels are the last to go.
+        """
         self._undo = []
         try:
             if self._full:
@@ -405,9 +425,10 @@ class Database(ABC):
             self._full = False
             raise
         finally:
-            tell, self._tell = self._tell, []
-            for act in tell:
-                act(self._full)
+            while self._tell:
+                self._tell[0](self._full)
+                del self._tell[0]
+            self._levels.clear()
 
     def _come_to_nothing(self, level: int, error: BaseException) -> None:
         """Undo what this level did; nothing is left to do where another one has undone it."""
@@ -448,7 +469,7 @@ class Database(ABC):
         for store, numbers in self._states.items():
             self._given_revs[store] = max(numbers.rev, self._given_revs.get(store, 0))
 
-    def _whole(self) -> Looking:
+    def whole(self) -> Looking:
         """In a transaction: the connection that writes. After some errors it is undone by itself."""
         writer = self._writer
         if writer is None or not writer.connection.in_transaction:
@@ -462,7 +483,7 @@ class Database(ABC):
     def _writing(self) -> Connection:
         if not self.inside():
             raise RuntimeError("writing belongs in a transaction")
-        return self._whole().connection
+        return self.whole().connection
 
     # -- writing, in a transaction
 
@@ -476,12 +497,12 @@ class Database(ABC):
         return self._states[store]
 
     def put(self, store: str, key: str, value: str) -> Row:
-        with self._explained():
+        with self._explained:
             connection = self._writing()
             state = self.numbers(store)
             state.rev += 1
             proposed = state.last_seq + 1
-            form = self._whole().form(store)
+            form = self.whole().form(store)
             stored = form.stored(value)
             row = (proposed, key, state.rev, check_sum(key, stored[0]), *stored)
             found = connection.execute(f"{form.upsert(store, self.dialect)} RETURNING seq", row).fetchone()
@@ -494,14 +515,14 @@ class Database(ABC):
     def put_many(self, store: str, pairs: Iterable[tuple[str, str]]) -> None:
         pending = iter(pairs)
         while group := list(islice(pending, GROUP)):
-            with self._explained():
+            with self._explained:
                 self._put_group(store, group)
 
     def _put_group(self, store: str, group: list[tuple[str, str]]) -> None:
         connection = self._writing()
         state = self.numbers(store)
         state.rev += 1
-        form = self._whole().form(store)
+        form = self.whole().form(store)
         rows = [
             (seq, key, state.rev, check_sum(key, stored[0]), *stored)
             for seq, (key, stored) in enumerate(((key, form.stored(value)) for key, value in group), state.last_seq + 1)
@@ -522,7 +543,7 @@ class Database(ABC):
         )
 
     def delete(self, store: str, key: str) -> bool:
-        with self._explained():
+        with self._explained:
             connection = self._writing()
             state = self.numbers(store)
             statement = f'DELETE FROM "entry_{store}" WHERE {self.dialect.is_key(":key")}'
@@ -532,13 +553,13 @@ class Database(ABC):
             return gone > 0
 
     def clear(self, store: str) -> None:
-        with self._explained():
+        with self._explained:
             state = self.numbers(store)
             self._writing().execute(f'DELETE FROM "entry_{store}"')
             state.entries, state.removed = 0, True
 
     def move(self, store: str, key: str, *, last: bool) -> bool:
-        with self._explained():
+        with self._explained:
             connection = self._writing()
             state = self.numbers(store)
             seq = state.last_seq + 1 if last else state.first_seq - 1
@@ -557,7 +578,7 @@ class Database(ABC):
         self._check_usable()
         depth = self._due_depth()
         try:
-            with self._explained():
+            with self._explained:
                 self._turn.acquire()
                 connection = self._opened_writer()
                 self._check_place()

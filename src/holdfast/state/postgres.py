@@ -134,7 +134,7 @@ class PostgresBackend(Database):
         super().__init__(_without_password(url), TurnLock(_without_password(url)))
         self._lock_name = f"{LOCK_CLASS}, hashtext('{self._schema}')"
         try:
-            with self._explained():
+            with self._explained:
                 self._connect()
                 self._make_if_missing(make=make)
         except BaseException:
@@ -232,7 +232,7 @@ class PostgresBackend(Database):
             hint="let errors end the transaction, then do all of it again",
         )
 
-    def _explanation(self, error: Exception) -> HoldfastError:
+    def explanation(self, error: Exception) -> HoldfastError:
         text = " ".join(str(error).split())
         if isinstance(error, psycopg.errors.InFailedSqlTransaction):
             return self._undone(text)
@@ -261,7 +261,7 @@ class PostgresBackend(Database):
                 looking = self._opened_reader()
                 (snapshot,) = looking.connection.execute("SELECT pg_current_snapshot()::text").fetchone()
             except psycopg.Error as error:
-                raise self._explanation(error) from error
+                raise self.explanation(error) from error
             return self._opened, snapshot
 
     def now_ns(self) -> int:
@@ -271,12 +271,12 @@ class PostgresBackend(Database):
 
     @contextmanager
     def snapshot(self) -> Generator[Reader, None, None]:
-        with self._mutex, self._explained():
+        with self._mutex, self._explained:
             self._opened_reader()
             connection = self._connection()
             self._snapshots += 1
         try:
-            with self._explained():
+            with self._explained:
                 connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 connection.execute("SELECT count(*) FROM meta").fetchone()  # from here on, one state
             yield _Looking(connection, self.place, self._kinds)
@@ -287,12 +287,12 @@ class PostgresBackend(Database):
     @contextmanager
     def awaiting_changes(self) -> Generator[Callable[[float], object], None, None]:
         self._check_usable()
-        with self._explained():
+        with self._explained:
             connection = self._connection()
             connection.execute(f"LISTEN {self._schema}")
 
         def wait(timeout_s: float) -> None:
-            with self._explained():
+            with self._explained:
                 list(connection.own.notifies(timeout=timeout_s, stop_after=1))
 
         try:
@@ -343,7 +343,7 @@ class PostgresBackend(Database):
     # -- locking
 
     def _keep_others_out(self) -> None:
-        with self._explained():
+        with self._explained:
             connection = self._opened_writer()
             self._keeps_others_out = True
             connection.execute(f"SELECT pg_advisory_unlock_all(); SELECT pg_advisory_lock({self._lock_name})")

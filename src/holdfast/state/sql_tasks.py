@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from itertools import islice
+from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 
 from holdfast.state.entry import Row
@@ -15,12 +16,13 @@ from holdfast.state.tasks import Ending, Lease, Tally, Wanted
 
 CANDIDATES = 256
 """So many entries are looked at together for a claim that takes not every one."""
-LOOK_FOR_THE_GONE_S = 0.1
-"""Whether owners of leases are gone is looked at so often, and whenever nothing else is free."""
+GROUP = 256
+"""So many entries are changed with one statement."""
+LOOK_FOR_THE_LOST_S = 0.1
+"""Whether leases are over, or their owners gone, is looked at so often, and whenever nothing else is free."""
 ATTEMPTS, FORGET_EVERY = 100_000, 1000
 """So many attempts are kept, and the older ones forgotten now and then."""
 LONGEST_LEASE_S = 10 * 365 * 86_400.0
-_IS_DEAD = "CASE WHEN :most > 0 AND tries >= :most THEN 1 ELSE 0 END"
 _IS_TODO = "done = 0 AND dead = 0"
 _MARKS = {
     "done": "done = 1",
@@ -29,6 +31,8 @@ _MARKS = {
     "dead": "dead = 1",
     "leased": "token IS NOT NULL",
 }
+_BEHIND = " AND seq > :after"
+_DEAD_OR_NOT = "dead = CASE WHEN :most > 0 AND tries >= :most THEN 1 ELSE 0 END"
 _MAY_BE_TRIED = "(:max_tries < 1 OR tries < :max_tries)"
 
 
@@ -58,10 +62,10 @@ class SqlTasks:
         with self._database.looking() as looking:
             return looking.connection.execute(query, parameters or {}).fetchall()
 
-    def _change(self, statement: str, rows: Sequence[dict[str, Any]]) -> int:
-        """In a transaction: run it with each of these; how many entries were changed."""
+    def _change(self, statement: str, words: dict[str, Any]) -> int:
+        """In a transaction; how many rows were changed."""
         with self._database.looking() as looking:
-            return looking.connection.executemany(statement, rows).rowcount
+            return looking.connection.execute(statement, words).rowcount
 
     def _next_rev(self) -> int:
         numbers = self._database.numbers(self._store)
@@ -85,7 +89,7 @@ class SqlTasks:
         return self._rows(f"{mark} = 1", limit, {"after": after})
 
     def _rows(self, where: str, limit: int, parameters: dict[str, Any]) -> list[Row]:
-        behind = "" if parameters["after"] is None else " AND seq > :after"
+        behind = "" if parameters["after"] is None else _BEHIND
         with self._database.looking() as looking:
             return looking.rows(self._store, where + behind, limit, parameters)
 
@@ -93,115 +97,118 @@ class SqlTasks:
 
     def claim(self, wanted: Wanted) -> list[Lease]:
         now_ns = self._database.now_ns()
-        self._free_what_is_lost(now_ns, wanted.max_tries, everybody=False)
-        found = self._free_rows(wanted, now_ns)
-        if not found and self._free_what_is_lost(now_ns, wanted.max_tries, everybody=True):
-            found = self._free_rows(wanted, now_ns)
+        if time.monotonic() - self._looked_s > LOOK_FOR_THE_LOST_S:
+            self._free_what_is_lost(now_ns, wanted.max_tries)
+        found = self._free(wanted, now_ns)
+        if not found and self._free_what_is_lost(now_ns, wanted.max_tries):
+            found = self._free(wanted, now_ns)
         return self._lease(found, wanted)
 
-    def _free_rows(self, wanted: Wanted, now_ns: int) -> list[Row]:
+    def _free(self, wanted: Wanted, now_ns: int) -> dict[int, int]:
+        """Places and revisions of what is to be claimed, in order."""
         where = f"{_IS_TODO} {'' if wanted.with_aborted else 'AND aborted = 0'}"
         where += f" AND token IS NULL AND due_ns <= :now_ns AND {_MAY_BE_TRIED}"
-        found: list[Row] = []
-        after = wanted.after
-        limit = wanted.count if wanted.accepts is None else CANDIDATES
-        while len(found) < wanted.count:
-            page = self._rows(where, limit, {"now_ns": now_ns, "max_tries": wanted.max_tries, "after": after})
-            found += page if wanted.accepts is None else filter(wanted.accepts, page)
-            if not page:
-                break
-            after = page[-1].seq
-        return found[: wanted.count]
+        words = {"now_ns": now_ns, "max_tries": wanted.max_tries, "after": wanted.after}
+        if wanted.accepts is not None:
+            return {row.seq: row.rev for row in islice(self._accepted(where, words, wanted.accepts), wanted.count)}
+        where += _BEHIND if wanted.after is not None else ""
+        return dict(
+            self._ask(f"SELECT seq, rev FROM {self._table} WHERE {where} ORDER BY seq LIMIT {wanted.count:d}", words)
+        )
 
-    def _lease(self, rows: list[Row], wanted: Wanted) -> list[Lease]:
-        if not rows:
+    def _accepted(self, where: str, words: dict[str, Any], accepts: Callable[[Row], bool]) -> Iterator[Row]:
+        while page := self._rows(where, CANDIDATES, words):
+            yield from filter(accepts, page)
+            words = words | {"after": page[-1].seq}
+
+    def _lease(self, found: dict[int, int], wanted: Wanted) -> list[Lease]:
+        if not found:
             return []
         token, now_ns = self._next_rev(), self._database.now_ns()  # the lease begins when it is given
         same = {"token": token, "owner": wanted.owner, "now_ns": now_ns, "until_ns": _end_ns(now_ns, wanted.lease_s)}
-        self._change(
+        statement = (
             f"UPDATE {self._table} SET tries = tries + 1, token = :token, owner = :owner, begun_ns = :now_ns, "
-            "until_ns = :until_ns, rev = :token WHERE seq = :seq",
-            [same | {"seq": row.seq} for row in rows],
+            "until_ns = :until_ns, rev = :token WHERE seq IN ({})"
         )
-        leases: list[Lease] = []
-        for row in rows:
-            value, tries, *marks = TRACKER_FORM.stored(row.value)
-            claimed = replace(row, value=TRACKER_FORM.text(value, tries + 1, *marks), rev=token)
-            leases.append(Lease(claimed, token, wanted.owner, tries + 1, now_ns, row.rev))
-        return leases
+        rows: list[Row] = []
+        with self._database.looking() as looking:
+            for places, words in _in_groups(found):
+                rows += looking.changed(self._store, statement.format(places), same | words)
+        return [
+            Lease(row, token, wanted.owner, TRACKER_FORM.tries(row.value), now_ns, found[row.seq])
+            for row in sorted(rows, key=attrgetter("seq"))
+        ]
 
-    def _free_what_is_lost(self, now_ns: int, max_tries: int, *, everybody: bool) -> int:
+    def _free_what_is_lost(self, now_ns: int, max_tries: int) -> int:
         """End the leases that are over, and those of owners that are gone; how many. An attempt is counted all the same."""
+        self._looked_s = time.monotonic()
         lost = self._leased("until_ns <= :now_ns", {"now_ns": now_ns})
-        if everybody or time.monotonic() - self._looked_s > LOOK_FOR_THE_GONE_S:
-            self._looked_s = time.monotonic()
-            for (owner,) in self._ask(f"SELECT DISTINCT owner FROM {self._table} WHERE token IS NOT NULL"):
-                if is_gone(owner):
-                    lost += self._leased("owner = :owner AND until_ns > :now_ns", {"owner": owner, "now_ns": now_ns})
-        if lost:
-            self._record("lost", [(*item, now_ns) for item in lost])
-            self._set_free(f"dead = {_IS_DEAD}", [key for key, *_ in lost], {"most": max_tries})
+        for (owner,) in self._ask(f"SELECT DISTINCT owner FROM {self._table} WHERE token IS NOT NULL"):
+            if is_gone(owner):
+                lost |= self._leased("owner = :owner AND until_ns > :now_ns", {"owner": owner, "now_ns": now_ns})
+        self._set_free(lost, "lost", now_ns, _DEAD_OR_NOT, {"most": max_tries})
         return len(lost)
 
-    def _leased(self, where: str, parameters: dict[str, Any]) -> list[tuple[str, str, int]]:
-        query = f"SELECT key, owner, begun_ns FROM {self._table} WHERE token IS NOT NULL AND {where}"
-        return self._ask(query, parameters)
-
-    def _set_free(self, more: str, keys: Iterable[str], parameters: dict[str, Any]) -> None:
-        same = parameters | {"rev": self._next_rev()}
-        self._change(
-            f"UPDATE {self._table} SET token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, rev = :rev, {more} "
-            f"WHERE {self._is_key}",
-            [same | {"key": key} for key in keys],
-        )
-
-    def _record(self, outcome: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """`rows`: key, owner, begin and end of each attempt, and then, if they are known, bytes and error."""
-        names = ("key", "owner", "begun_ns", "ended_ns", "size_bytes", "error")
-        empty = dict.fromkeys(names) | {"outcome": outcome}
-        self._change(
-            f'INSERT INTO "attempt_{self._store}" (outcome, {", ".join(names)}) '
-            f"VALUES (:outcome, {', '.join(f':{name}' for name in names)})",
-            [empty | dict(zip(names, row, strict=False)) for row in rows],
-        )
-        if rows and self._next_rev() % FORGET_EVERY == 0:
-            table = f'"attempt_{self._store}"'
-            self._change(f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - :kept", [{"kept": ATTEMPTS}])
+    def _leased(self, where: str, parameters: dict[str, Any]) -> dict[int, str]:
+        return dict(self._ask(f"SELECT seq, key FROM {self._table} WHERE token IS NOT NULL AND {where}", parameters))
 
     # -- ending
 
-    def end(self, leases: Sequence[Lease], ending: Ending) -> dict[str, int]:
-        now_ns = self._database.now_ns()
-        statement = (
-            f"UPDATE {self._table} SET done = CASE WHEN done = 1 THEN 1 ELSE :done END, dead = {_IS_DEAD}, "
-            "tries = CASE WHEN tries > :uncounted THEN tries - :uncounted ELSE 0 END, due_ns = :due_ns, error = coalesce(:error, error), rev = :rev, "
-            "token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL "
-            f"WHERE {self._is_key}"
+    def _set_free(
+        self,
+        seqs: Iterable[int],
+        outcome: str,
+        now_ns: int,
+        more: str,
+        words: dict[str, Any],
+        size_bytes: int | None = None,
+    ) -> None:
+        """End the attempts at these entries, which are claimed, note them, and do more to the entries."""
+        noted = {"outcome": outcome, "now_ns": now_ns, "size_bytes": size_bytes, "error": words.get("error")}
+        changed = words | {"rev": self._next_rev()}
+        note = (
+            f'INSERT INTO "attempt_{self._store}" (key, owner, begun_ns, ended_ns, outcome, size_bytes, error) '
+            "SELECT key, owner, begun_ns, :now_ns, :outcome, :size_bytes, :error "
+            f"FROM {self._table} WHERE seq IN ({{}}) ORDER BY seq"
         )
-        same: dict[str, Any] = {"done": int(ending.done), "most": ending.most, "uncounted": int(ending.uncounted)}
-        same |= {"due_ns": ending.due_ns, "error": ending.error, "rev": self._next_rev()}
-        held = self._held(leases)
-        mine = [lease for lease in leases if lease.row.key in held]
-        self._change(statement, [same | {"key": lease.row.key} for lease in mine])
-        more = now_ns, ending.size_bytes, ending.error
-        self._record(ending.outcome, [(lease.row.key, lease.owner, lease.begun_ns, *more) for lease in mine])
-        return held
+        free = (
+            f"UPDATE {self._table} SET token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, rev = :rev, {more} "
+            "WHERE seq IN ({})"
+        )
+        with self._database.looking() as looking:
+            for places, group in _in_groups(seqs):
+                looking.connection.execute(note.format(places), noted | group)
+                looking.connection.execute(free.format(places), changed | group)
+                self._forget_some()
 
-    def _held(self, leases: Sequence[Lease]) -> dict[str, int]:
-        """The keys of those that are still theirs who have them, with the entries' revisions."""
+    def _forget_some(self) -> None:
+        if self._next_rev() % FORGET_EVERY == 0:
+            table = f'"attempt_{self._store}"'
+            self._change(f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - :kept", {"kept": ATTEMPTS})
+
+    def end(self, leases: Sequence[Lease], ending: Ending) -> dict[str, int]:
+        held = self._held(leases)
+        now_ns = self._database.now_ns()
+        self._set_free(held, ending.outcome, now_ns, *_changes(ending), ending.size_bytes)
+        return dict(held.values())
+
+    def _held(self, leases: Sequence[Lease]) -> dict[int, tuple[str, int]]:
+        """Of those that are still theirs who have them: the entries' places, keys and revisions."""
         tokens = {lease.row.key: (lease.token, lease.owner) for lease in leases}
-        keys = list(tokens)
-        found: dict[str, int] = {}
-        for begin in range(0, len(keys), CANDIDATES):
-            names = {f"k{number}": key for number, key in enumerate(keys[begin : begin + CANDIDATES])}
-            among = self._database.dialect.is_among(f":{name}" for name in names)
-            query = f"SELECT key, token, owner, rev FROM {self._table} WHERE {among}"
-            rows = self._ask(query, names)
-            found |= {key: rev for key, token, owner, rev in rows if tokens.get(key) == (token, owner)}
+        found: dict[int, tuple[str, int]] = {}
+        for places, words in _in_groups(tokens):
+            among = self._database.dialect.is_among(places.split(", "))
+            rows = self._ask(f"SELECT seq, key, token, owner, rev FROM {self._table} WHERE {among}", words)
+            found |= {seq: (key, rev) for seq, key, token, owner, rev in rows if tokens.get(key) == (token, owner)}
         return found
 
     def note(self, lease: Lease, outcome: str) -> None:
-        self._record(outcome, [(lease.row.key, lease.owner, lease.begun_ns, self._database.now_ns())])
+        words = {"key": lease.row.key, "owner": lease.owner, "begun_ns": lease.begun_ns, "outcome": outcome}
+        self._change(
+            f'INSERT INTO "attempt_{self._store}" (key, owner, begun_ns, ended_ns, outcome) '
+            "VALUES (:key, :owner, :begun_ns, :now_ns, :outcome)",
+            words | {"now_ns": self._database.now_ns()},
+        )
 
     def extend(self, lease: Lease, lease_s: float) -> bool:
         until_ns = _end_ns(self._database.now_ns(), lease_s)
@@ -209,17 +216,42 @@ class SqlTasks:
             f"UPDATE {self._table} SET until_ns = :until_ns WHERE {self._is_key} AND token = :token AND owner = :owner"
         )
         words = {"until_ns": until_ns, "key": lease.row.key, "token": lease.token, "owner": lease.owner}
-        return self._change(statement, [words]) > 0
+        return self._change(statement, words) > 0
 
     def revive(self, key: str | None) -> int:
         where = "dead = 1" if key is None else self._is_key
         statement = f"UPDATE {self._table} SET dead = 0, tries = 0, due_ns = 0, rev = :rev WHERE {where}"
         words = {"rev": self._next_rev()} | ({} if key is None else {"key": key})
-        return self._change(statement, [words])
+        return self._change(statement, words)
 
     def attempts(self, limit: int) -> list[tuple[int, int, int | None]]:
         query = f"SELECT begun_ns, ended_ns, size_bytes FROM \"attempt_{self._store}\" WHERE outcome = 'done'"
         return self._ask(f"{query} ORDER BY id DESC LIMIT {limit:d}")
+
+
+def _in_groups(values: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names of parameters, for `IN (...)`, and what they stand for; a few at a time."""
+    pending = iter(values)
+    while group := tuple(islice(pending, GROUP)):
+        words = {f"p{number}": value for number, value in enumerate(group)}
+        yield ", ".join(f":{name}" for name in words), words
+
+
+def _changes(ending: Ending) -> tuple[str, dict[str, Any]]:
+    """What becomes of an entry; what stays is not named, as each column that is costs time in its indexes."""
+    words: dict[str, Any] = {"due_ns": ending.due_ns}
+    more = ["due_ns = :due_ns"]
+    if ending.done:
+        more.append("done = 1")
+    if ending.most:
+        more.append(_DEAD_OR_NOT)
+        words["most"] = ending.most
+    if ending.uncounted:
+        more.append("tries = CASE WHEN tries > 0 THEN tries - 1 ELSE 0 END")
+    if ending.error is not None:
+        more.append("error = :error")
+        words["error"] = ending.error
+    return ", ".join(more), words
 
 
 def _end_ns(begin_ns: int, lease_s: float) -> int:

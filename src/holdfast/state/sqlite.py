@@ -36,6 +36,8 @@ from holdfast.state.tables import CHANGE_ANYTHING, FORMAT, SQLITE, Connection, L
 
 CHECKPOINT_BYTES = 8 * 2**20
 """The WAL is folded into the database when it is longer than this."""
+LOOK_EVERY = 16
+"""Its length is looked at before each transaction of so many."""
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for a program that writes without our lock, such as SQLite's own shell."""
 
@@ -52,7 +54,7 @@ class SqliteBackend(Database):
         self.path = folder / "state.db"
         super().__init__(str(self.path), CommitLock(folder / "commit.lock"))
         try:
-            with self._explained():
+            with self._explained:
                 self._make_if_missing()
                 self._connect()
             self._identity = self._identity_now()
@@ -65,6 +67,7 @@ class SqliteBackend(Database):
         super()._nothing_open()
         self._open: list[sqlite3.Connection] = []
         self._fold_at_bytes = CHECKPOINT_BYTES
+        self._unlooked = LOOK_EVERY
         self._level_is_full: bool | None = None  # what SQLite begins with is the builder's choice
 
     # -- opening and closing
@@ -178,7 +181,7 @@ class SqliteBackend(Database):
 
     # -- errors
 
-    def _explanation(self, error: Exception) -> HoldfastError:
+    def explanation(self, error: Exception) -> HoldfastError:
         text = str(error)
         if "disk is full" in text:
             return durable.disk_full_error(self.path)
@@ -195,7 +198,7 @@ class SqliteBackend(Database):
             try:
                 (version,) = self._opened_reader().connection.execute("PRAGMA data_version").fetchone()
             except sqlite3.Error as error:
-                raise self._explanation(error) from error
+                raise self.explanation(error) from error
             return self._opened, version
 
     def now_ns(self) -> int:
@@ -203,12 +206,12 @@ class SqliteBackend(Database):
 
     @contextmanager
     def snapshot(self) -> Generator[Reader, None, None]:
-        with self._mutex, self._explained():
+        with self._mutex, self._explained:
             self._opened_reader()
             connection = self._connection()
             self._snapshots += 1
         try:
-            with self._explained():
+            with self._explained:
                 connection.execute("BEGIN")
                 connection.execute("SELECT count(*) FROM meta").fetchone()  # from here on, one state
             yield Looking(connection, self.path, self._kinds)
@@ -266,7 +269,14 @@ class SqliteBackend(Database):
         connection.execute(CHANGE_ANYTHING)
 
     def _fold_if_long(self, connection: Connection) -> None:
-        """Checkpoint when the WAL is long; readers are not waited for, and it is tried again when it has grown more."""
+        """Checkpoint when the WAL is long; readers are not waited for, and it is tried again when it has grown more.
+
+        It is not looked at each time, as that takes a while.
+        """
+        self._unlooked += 1
+        if self._unlooked < LOOK_EVERY:
+            return
+        self._unlooked = 0
         try:
             size_bytes = os.stat(f"{self.path}-wal").st_size
         except FileNotFoundError:

@@ -207,6 +207,10 @@ class _TrackerForm(Form):
         tries, done, aborted, rest = found.groups()
         return f"{{{rest or ''}}}", int(tries), int(done == "true"), int(aborted == "true")
 
+    def tries(self, text: str) -> int:
+        """How often it was tried, by the text of its value."""
+        return int(text[len('{"_tries":') : text.index(",")])
+
     def text(self, value: str, *own: Any) -> str:
         tries, done, aborted = own
         progress = f'{{"_tries":{tries},"_done":{_JSON[done]},"_aborted":{_JSON[aborted]}'
@@ -276,6 +280,12 @@ class Looking:
         query = f'SELECT {form.columns} FROM "entry_{store}" {"WHERE " + where if where else ""}'
         order = f"ORDER BY seq {'DESC' if backwards else 'ASC'}"
         return [self._row(store, form, *found) for found in self._some(query, order, limit, parameters)]
+
+    def changed(self, store: str, statement: str, parameters: Parameters) -> list[Row]:
+        """In a transaction: run the statement; the entries that it has changed, as they are now, in any order."""
+        form = self.form(store)
+        found = self.connection.execute(f"{statement} RETURNING {form.columns}", parameters).fetchall()
+        return [self._row(store, form, *row) for row in found]
 
     def _some(self, query: str, order: str, limit: int, parameters: Parameters) -> list[tuple[Any, ...]]:
         """The first rows, at least one if there is any, until their values are longer than a page may be."""

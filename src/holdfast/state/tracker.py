@@ -271,7 +271,7 @@ class Tracker(POD):
             if lease.owner != me():
                 continue  # a fork: it is the parent's
             with self._writing() as backend:
-                self._end([lease], Ending("tried", most=self.max_tries))
+                self._end(backend, [lease], Ending("tried", most=self.max_tries))
                 row = backend.get(self._store, lease.row.key)
                 if row is not None and load(row.value)["_done"]:
                     self._tasks().note(lease, "done")
@@ -313,11 +313,10 @@ class Tracker(POD):
             self._changed(backend, {lease.row.key: lease.before for lease in leases})
         return leases
 
-    def _end(self, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
-        """End them; those that are somebody else's by now are returned, and unchanged."""
-        with self._writing() as backend:
-            ended = self._tasks().end([lease for lease in leases if lease.owner == me()], ending)
-            self._changed(backend, ended)
+    def _end(self, backend: Backend, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
+        """In a transaction: end them; those that are somebody else's by now are returned, and unchanged."""
+        ended = self._tasks().end([lease for lease in leases if lease.owner == me()], ending)
+        self._changed(backend, ended)
         return [lease for lease in leases if lease.row.key not in ended]
 
     def _changed(self, backend: Backend, befores: Mapping[str, int]) -> None:
@@ -329,11 +328,12 @@ class Tracker(POD):
         """Mark them done, all or none. Raises `LeaseLost`."""
         tasks = list(tasks)
         with self.transaction():
-            late = self._end([task.lease for task in tasks], Ending("done", done=True))
+            backend = self._use()
+            late = self._end(backend, [task.lease for task in tasks], Ending("done", done=True))
             if late:
                 raise _late(self, late[0])
             for task in tasks:
-                task.note_end(self._use())
+                task.note_end(backend)
 
     # -- one task
 
@@ -529,10 +529,13 @@ class Task:
 
     def done(self, result: Mapping[str, Any] | None = None, *, size_bytes: int | None = None) -> None:
         """It is done; `result` is merged into its value. `size_bytes`: what was moved, for the rate."""
+        ending = Ending("done", done=True, size_bytes=size_bytes)
+        if not result:
+            self._end(ending)
+            return
         with self._tracker.transaction():
-            self._end(Ending("done", done=True, size_bytes=size_bytes))
-            if result:
-                self._tracker.update({self.key: result})
+            self._end(ending)
+            self._tracker.update({self.key: result})
 
     def fail(self, error: object, retry_in_s: float | None = None) -> None:
         """It failed; it may be tried again in so long, or by default in a time that doubles with each attempt.
@@ -550,10 +553,10 @@ class Task:
         self._end(Ending("released", uncounted=True))
 
     def _end(self, ending: Ending) -> None:
-        with self._tracker.transaction():
-            if self._tracker._end([self.lease], ending):  # pyright: ignore[reportPrivateUsage]
+        with self._tracker._writing() as backend:  # pyright: ignore[reportPrivateUsage]
+            if self._tracker._end(backend, [self.lease], ending):  # pyright: ignore[reportPrivateUsage]
                 raise _late(self._tracker, self.lease)
-            self.note_end(self._tracker._use())  # pyright: ignore[reportPrivateUsage]
+            self.note_end(backend)
 
     def note_end(self, backend: Backend) -> None:
         """In a transaction: the attempt is ended, unless that comes to nothing."""

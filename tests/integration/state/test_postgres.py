@@ -177,7 +177,7 @@ def test_an_error_that_was_swallowed_commits_nothing(pod: POD, writes: bool) -> 
         if writes:
             pod["a"] = 1
         with pytest.raises(psycopg.Error):
-            pod._use()._whole().connection.execute("SELECT 1/0")  # type: ignore[attr-defined]
+            pod._use().whole().connection.execute("SELECT 1/0")  # type: ignore[attr-defined]
     assert dict(pod) == {}
     pod["a"] = 2
     assert dict(pod) == {"a": 2}

@@ -124,7 +124,7 @@ def test_a_token_of_what_came_to_nothing_ends_nobodys_lease(tracker: Tracker, ot
     with other.transaction():
         other._tasks()._change(  # type: ignore[attr-defined]
             'UPDATE "entry_main" SET owner = :owner, token = :token WHERE key = :key',
-            [{"owner": "another process", "token": never.token, "key": '"a"'}],
+            {"owner": "another process", "token": never.token, "key": '"a"'},
         )
     for act in (never.done, never.heartbeat, never.release):
         with pytest.raises(LeaseLost):
