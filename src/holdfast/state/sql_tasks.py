@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from itertools import islice
+from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 
@@ -32,7 +32,7 @@ _MARKS = {
     "leased": "token IS NOT NULL",
 }
 _BEHIND = " AND seq > :after"
-_DEAD_OR_NOT = "dead = CASE WHEN :most > 0 AND tries >= :most THEN 1 ELSE 0 END"
+_AS_CLAIMED = "AND token = :token AND owner = :owner AND rev = :token"
 _MAY_BE_TRIED = "(:max_tries < 1 OR tries < :max_tries)"
 
 
@@ -146,7 +146,7 @@ class SqlTasks:
         for (owner,) in self._ask(f"SELECT DISTINCT owner FROM {self._table} WHERE token IS NOT NULL"):
             if is_gone(owner):
                 lost |= self._leased("owner = :owner AND until_ns > :now_ns", {"owner": owner, "now_ns": now_ns})
-        self._set_free(lost, "lost", now_ns, _DEAD_OR_NOT, {"most": max_tries})
+        self._set_free(lost, Ending("lost", most=max_tries), now_ns)
         return len(lost)
 
     def _leased(self, where: str, parameters: dict[str, Any]) -> dict[int, str]:
@@ -154,32 +154,55 @@ class SqlTasks:
 
     # -- ending
 
-    def _set_free(
-        self,
-        seqs: Iterable[int],
-        outcome: str,
-        now_ns: int,
-        more: str,
-        words: dict[str, Any],
-        size_bytes: int | None = None,
-    ) -> None:
-        """End the attempts at these entries, which are claimed, note them, and do more to the entries."""
-        noted = {"outcome": outcome, "now_ns": now_ns, "size_bytes": size_bytes, "error": words.get("error")}
-        changed = words | {"rev": self._next_rev()}
-        note = (
-            f'INSERT INTO "attempt_{self._store}" (key, owner, begun_ns, ended_ns, outcome, size_bytes, error) '
-            "SELECT key, owner, begun_ns, :now_ns, :outcome, :size_bytes, :error "
-            f"FROM {self._table} WHERE seq IN ({{}}) ORDER BY seq"
-        )
-        free = (
-            f"UPDATE {self._table} SET token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, rev = :rev, {more} "
-            "WHERE seq IN ({})"
-        )
+    def _set_free(self, seqs: Iterable[int], ending: Ending, now_ns: int) -> None:
+        """End the attempts at these entries, which are claimed, and note them."""
+        noted, changed = _noted(ending, now_ns), self._changed(ending)
         with self._database.looking() as looking:
             for places, group in _in_groups(seqs):
-                looking.connection.execute(note.format(places), noted | group)
-                looking.connection.execute(free.format(places), changed | group)
-                self._forget_some()
+                looking.connection.execute(self._note(places, "owner", "begun_ns"), noted | group)
+                looking.connection.execute(self._free_each(places, ending), changed | group)
+        self._forget_some()
+
+    def _set_free_as_claimed(self, leases: Sequence[Lease], ending: Ending, now_ns: int) -> dict[str, int]:
+        """The same for leases of one claim, where the entries are as they were claimed; the keys of those that are."""
+        first = leases[0]
+        claimed = {"token": first.token, "owner": first.owner}
+        noted = _noted(ending, now_ns) | {"owner": first.owner, "begun_ns": first.begun_ns}
+        changed = self._changed(ending) | claimed
+        ended: list[tuple[int, str]] = []
+        with self._database.looking() as looking:
+            for places, group in _in_groups(lease.row.seq for lease in leases):
+                free = f"{self._free_each(places, ending)} {_AS_CLAIMED} RETURNING seq, key"
+                ended += looking.connection.execute(free, changed | group).fetchall()
+            for places, group in _in_groups(seq for seq, _ in ended):
+                looking.connection.execute(self._note(places, ":owner", ":begun_ns"), noted | group)
+        self._forget_some()
+        return dict.fromkeys((key for _, key in ended), first.token)
+
+    def _note(self, places: str, owner: str, begun_ns: str) -> str:
+        return (
+            f'INSERT INTO "attempt_{self._store}" (key, owner, begun_ns, ended_ns, outcome, size_bytes, error) '
+            f"SELECT key, {owner}, {begun_ns}, :now_ns, :outcome, :size_bytes, :error "
+            f"FROM {self._table} WHERE seq IN ({places}) ORDER BY seq"
+        )
+
+    def _free_each(self, places: str, ending: Ending) -> str:
+        """What becomes of an entry; what stays is not named, as each column that is costs time in its indexes."""
+        changes = ["token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, due_ns = :due_ns, rev = :rev"]
+        if ending.done:
+            changes.append("done = 1")
+        if ending.most:
+            changes.append("dead = CASE WHEN tries >= :most THEN 1 ELSE 0 END")
+        if ending.uncounted:
+            changes.append("tries = CASE WHEN tries > 0 THEN tries - 1 ELSE 0 END")
+        if ending.error is not None:
+            changes.append("error = :error")
+        return f"UPDATE {self._table} SET {', '.join(changes)} WHERE seq IN ({places})"
+
+    def _changed(self, ending: Ending) -> dict[str, Any]:
+        words = {"due_ns": ending.due_ns, "rev": self._next_rev()}
+        words |= {"most": ending.most} if ending.most else {}
+        return words | ({} if ending.error is None else {"error": ending.error})
 
     def _forget_some(self) -> None:
         if self._next_rev() % FORGET_EVERY == 0:
@@ -187,10 +210,15 @@ class SqlTasks:
             self._change(f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - :kept", {"kept": ATTEMPTS})
 
     def end(self, leases: Sequence[Lease], ending: Ending) -> dict[str, int]:
-        held = self._held(leases)
         now_ns = self._database.now_ns()
-        self._set_free(held, ending.outcome, now_ns, *_changes(ending), ending.size_bytes)
-        return dict(held.values())
+        ended: dict[str, int] = {}
+        for _, claimed in groupby(leases, key=attrgetter("token", "owner")):
+            ended |= self._set_free_as_claimed(list(claimed), ending, now_ns)
+        if len(ended) < len(leases):
+            held = self._held([lease for lease in leases if lease.row.key not in ended])
+            self._set_free(held, ending, now_ns)
+            ended |= dict(held.values())
+        return ended
 
     def _held(self, leases: Sequence[Lease]) -> dict[int, tuple[str, int]]:
         """Of those that are still theirs who have them: the entries' places, keys and revisions."""
@@ -237,21 +265,8 @@ def _in_groups(values: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield ", ".join(f":{name}" for name in words), words
 
 
-def _changes(ending: Ending) -> tuple[str, dict[str, Any]]:
-    """What becomes of an entry; what stays is not named, as each column that is costs time in its indexes."""
-    words: dict[str, Any] = {"due_ns": ending.due_ns}
-    more = ["due_ns = :due_ns"]
-    if ending.done:
-        more.append("done = 1")
-    if ending.most:
-        more.append(_DEAD_OR_NOT)
-        words["most"] = ending.most
-    if ending.uncounted:
-        more.append("tries = CASE WHEN tries > 0 THEN tries - 1 ELSE 0 END")
-    if ending.error is not None:
-        more.append("error = :error")
-        words["error"] = ending.error
-    return ", ".join(more), words
+def _noted(ending: Ending, now_ns: int) -> dict[str, Any]:
+    return {"now_ns": now_ns, "outcome": ending.outcome, "size_bytes": ending.size_bytes, "error": ending.error}
 
 
 def _end_ns(begin_ns: int, lease_s: float) -> int:
