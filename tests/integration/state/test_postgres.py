@@ -20,7 +20,7 @@ from tests.integration.state.server import Server
 
 from holdfast.errors import StateError
 from holdfast.state import POD, Tracker
-from holdfast.testing.conformance import DictionaryConformance, DictionaryMachine, TrackerConformance
+from holdfast.testing.conformance import DictionaryConformance, DictionaryMachine, TrackerConformance, TrackerMachine
 
 pytestmark = pytest.mark.integration
 
@@ -42,8 +42,9 @@ def second(place: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}application_name=second#{schema}"
 
 
-def test_against_a_plain_dictionary(database: str) -> None:
-    class Machine(DictionaryMachine):
+@pytest.mark.parametrize("machine", [DictionaryMachine, TrackerMachine])
+def test_against_a_plain_one(database: str, machine: type[DictionaryMachine | TrackerMachine]) -> None:
+    class Machine(machine):  # type: ignore[valid-type,misc]
         def make_places(self) -> Sequence[Path | str]:
             self.schema = f"test_{uuid.uuid4().hex[:20]}"
             place = f"{database}#{self.schema}"
@@ -53,7 +54,7 @@ def test_against_a_plain_dictionary(database: str) -> None:
             with psycopg.connect(database, autocommit=True) as connection:
                 connection.execute(f'DROP SCHEMA "{self.schema}" CASCADE')
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=30, stateful_step_count=25))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=25, stateful_step_count=25))
 
 
 # -- several who write

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from holdfast.testing.conformance import DictionaryConformance, DictionaryMachine, TrackerConformance
+from holdfast.testing.conformance import DictionaryConformance, DictionaryMachine, TrackerConformance, TrackerMachine
 
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Nothing here depends on the disk, and many stores are made."""
@@ -31,7 +31,7 @@ class TestTracker(_InAFolder, TrackerConformance):
     pass
 
 
-class FolderMachine(DictionaryMachine):
+class _Folders:
     def make_places(self) -> Sequence[Path | str]:
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-pod-", dir=MEMORY))
         return [self.folder / "a.pod"] * 2
@@ -40,5 +40,15 @@ class FolderMachine(DictionaryMachine):
         shutil.rmtree(self.folder)
 
 
-TestAgainstAPlainDictionary = FolderMachine.TestCase
+class FolderDictionary(_Folders, DictionaryMachine):
+    pass
+
+
+class FolderTracker(_Folders, TrackerMachine):
+    pass
+
+
+TestAgainstAPlainDictionary = FolderDictionary.TestCase
 TestAgainstAPlainDictionary.settings = settings(max_examples=40, stateful_step_count=25)
+TestAgainstAPlainList = FolderTracker.TestCase
+TestAgainstAPlainList.settings = settings(max_examples=40, stateful_step_count=30)

@@ -20,6 +20,7 @@ from holdfast.testing.conformance.dictionarymachine import DictionaryMachine
 from holdfast.testing.conformance.drive import DriveStand, TapeDriveConformance
 from holdfast.testing.conformance.machine import DriveMachine
 from holdfast.testing.conformance.tasks import TrackerConformance
+from holdfast.testing.conformance.trackermachine import TrackerMachine
 
 __all__ = [
     "ChangerConformance",
@@ -30,4 +31,5 @@ __all__ = [
     "PortsConformance",
     "TapeDriveConformance",
     "TrackerConformance",
+    "TrackerMachine",
 ]
