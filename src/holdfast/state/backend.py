@@ -26,7 +26,8 @@ class Durability(StrEnum):
     """A power cut, too."""
 
 
-Stamp: TypeAlias = "object"
+Stamp: TypeAlias = "tuple[int, object, object]"
+"""Its first part is the generation of the database."""
 
 
 class Reader(Protocol):
@@ -52,6 +53,9 @@ class Reader(Protocol):
 
 class Backend(Reader, Protocol):
     """One open database. Safe for threads, for any number of processes, and for forking outside of transactions."""
+
+    generation: int
+    """Another one when what was committed may be there no more, so that nothing at hand can be believed."""
 
     def make_store(self, store: str, kind: str) -> None:
         """Make the store where it is missing. Raises `StateError` where it is of another kind."""

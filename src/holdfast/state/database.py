@@ -78,6 +78,8 @@ class Database(ABC):
 
     errors: ClassVar[type[Exception]]
     dialect: ClassVar[Dialect]
+    identity: str = ""
+    """What tells it from all others, by whatever name it was opened; "" where its place does."""
 
     def __init__(self, place: str, lock: TurnLock) -> None:
         self.place = place
@@ -86,6 +88,7 @@ class Database(ABC):
         self._turn = lock
         self._mutex = threading.RLock()  # guards the connection that reads, opening and closing; taken after the lock
         self._opened: int = 0
+        self.generation: int = 0
         self._kinds: dict[str, str] = {}
         self._given_revs: dict[str, int] = {}
         self._current = ContextVar[object](f"the transaction of {place} that this thread, or this task of it, is in")
@@ -580,6 +583,8 @@ class Database(ABC):
         try:
             with self._explained:
                 self._turn.acquire()
+                if not self.inside():
+                    self._check_alone()
                 connection = self._opened_writer()
                 self._check_place()
                 self._sync_in(connection)
@@ -588,14 +593,19 @@ class Database(ABC):
             self._turn.to_depth(depth)
 
     def lock(self) -> None:
-        depth = self._due_depth()
+        depth, before = self._due_depth(), self._user_locks
         try:
             self._check_usable()
             self._turn.acquire()
-            if not self._user_locks:
+            if before:
+                self._check_place()
+            else:
                 self._keep_others_out()
-            self._user_locks += 1
+            self._user_locks = before + 1
         except BaseException:
+            self._user_locks = before
+            if not before and self._turn.held():
+                self._let_others_in()
             self._turn.to_depth(depth)
             raise
 

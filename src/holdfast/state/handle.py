@@ -49,7 +49,8 @@ class Handle:
     KIND: ClassVar[str]
 
     def __init__(self, path: str | Path, store: str, *, durability: Durability, sync_at: int, read_only: bool) -> None:
-        self.path = opened.place_of(path)
+        self._place = opened.place_of(path)
+        self.path = opened.shown(self._place)
         self.durability = durability
         self.sync_at = sync_at
         self.read_only = read_only
@@ -68,7 +69,7 @@ class Handle:
         self._is_unsynced = False
 
     def _opened(self) -> Database:
-        backend = opened.shared(self.path, make=not self.read_only)
+        backend = opened.shared(self._place, make=not self.read_only)
         try:
             (backend.demand_store if self.read_only else backend.make_store)(self._store, self.KIND)
         except BaseException:
@@ -87,6 +88,7 @@ class Handle:
     def _use(self) -> Backend:
         if self._backend is None:
             raise StateError("this store is closed", place=str(self.path), hint="open it again")
+        self._memory.check(self._backend.generation)
         return self._backend
 
     def _check_writable(self) -> None:
@@ -96,12 +98,26 @@ class Handle:
             )
 
     def close(self) -> None:
-        """Make everything durable and let go. More than once is as once."""
+        """Make everything durable and let go. More than once is as once.
+
+        What cannot be made durable is raised, and the store stays open, so that it can be closed again when the disk
+        has room; unless it is gone from its place, as then nothing can be written any more.
+        """
         if self._backend is not None:
             self._holding = False
-            self.sync()
-            backend, self._backend = self._backend, None
-            _handles.pop(id(self), None)
+            try:
+                self.sync()
+            except StateError:
+                if not self._backend.is_at_its_place():
+                    self._let_go()
+                raise
+            self._let_go()
+
+    def _let_go(self) -> None:
+        backend, self._backend = self._backend, None
+        _handles.pop(id(self), None)
+        _unwritten.pop(id(self), None)
+        if backend is not None:
             opened.let_go(backend)
 
     def __enter__(self) -> Self:

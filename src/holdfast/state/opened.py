@@ -9,10 +9,14 @@ import atexit
 import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast.errors import StateError
 from holdfast.state.database import Database
 from holdfast.state.sqlite import SqliteBackend
+
+if TYPE_CHECKING:
+    from holdfast.state.address import Address
 
 FORK_TIMEOUT_S = 30.0
 """How long a fork waits for the transactions of other threads."""
@@ -31,26 +35,59 @@ def place_of(path: str | Path) -> str | Path:
     return Path(path).expanduser()
 
 
+def shown(place: str | Path) -> str | Path:
+    """The place for messages: without a password. Raises `StateError` for a URL that cannot be read."""
+    return _address(place).shown if isinstance(place, str) else place
+
+
 def shared(place: str | Path, *, make: bool = True) -> Database:
     """The database of this place, opened by the first who asks; each who got it lets it go once (`let_go`).
 
     With `make` it is made where it is missing. Raises `StateError` where it cannot be opened.
     """
     with _registry_lock:
-        name = place if isinstance(place, str) else os.path.realpath(place)
+        name = _name(place)
         if name in _registry and not _registry[name].is_at_its_place():
             del _registry[name]  # whoever still has it is told that it is gone
         if name not in _registry:
-            _registry[name] = _open(place, make=make)
+            _registry[name] = _as_known(_open(place, make=make))
         _registry[name].users += 1
         return _registry[name]
 
 
+def _as_known(database: Database) -> Database:
+    """The same database, where it is open already by another name: in two, a thread would wait for itself."""
+    for known in _registry.values():
+        if known.identity and known.identity == database.identity and known.is_at_its_place():
+            database.shut()
+            return known
+    return database
+
+
+def _name(place: str | Path) -> str:
+    if isinstance(place, Path):
+        return os.path.realpath(place)
+    address = _address(place)
+    return repr((sorted(address.settings.items()), address.schema))
+
+
+def _address(url: str) -> Address:
+    try:
+        from holdfast.state.address import parse  # only who uses PostgreSQL needs its library
+    except ModuleNotFoundError as error:
+        raise StateError(
+            "a store in PostgreSQL needs a library that is not installed",
+            found=str(error),
+            hint="pip install 'holdfast[postgresql]'",
+        ) from error
+    return parse(url)
+
+
 def _open(place: str | Path, *, make: bool) -> Database:
     if isinstance(place, str):
-        from holdfast.state.postgres import PostgresBackend  # only who uses it needs its library
+        from holdfast.state.postgres import PostgresBackend
 
-        return PostgresBackend(place, make=make)
+        return PostgresBackend(_address(place), make=make)
     if not make and not (place / "state.db").exists():
         raise StateError("no store to read", place=str(place), hint="name the folder of one")
     return SqliteBackend(Path(os.path.realpath(place)))

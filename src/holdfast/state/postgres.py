@@ -1,7 +1,5 @@
-"""Stores in a database of PostgreSQL, for several hosts: `postgresql://USER@HOST/DATABASE#SCHEMA`.
-
-The part behind `#` names the schema that holds the tables (`holdfast_state` if there is none); what stands before it is
-libpq's own (its manual, 34.1.1 "Connection Strings"), with its files for passwords.
+"""Stores in a database of PostgreSQL, for several hosts: `postgresql://USER@HOST/DATABASE#SCHEMA` (see
+`address`).
 
 Who writes takes an advisory lock (manual, 13.3.5) for the length of the transaction: the server gives it in the order in
 which it was asked for, and frees it when the connection ends. So places, revisions and tokens are given in the order
@@ -21,16 +19,16 @@ import ctypes
 import functools
 import os
 import re
+import uuid
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import urldefrag, urlsplit
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 
 from holdfast.errors import CapacityError, HoldfastError, IntegrityError, StateError
+from holdfast.state.address import Address
 from holdfast.state.backend import Reader, Stamp
 from holdfast.state.database import Database
 from holdfast.state.locks import TurnLock
@@ -45,18 +43,23 @@ from holdfast.state.tables import (
     first_statements,
 )
 
-SCHEMA = "holdfast_state"
-SCHEMA_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
-CONNECT_TIMEOUT_S = 10
+IDLE_S, PROBE_S, PROBES = 30, 10, 6
+"""A host that is gone holds no lock for more than a minute and a half."""
+SETTINGS = {
+    "application_name": "holdfast",
+    "connect_timeout": 10,
+    "keepalives_idle": IDLE_S,
+    "keepalives_interval": PROBE_S,
+    "keepalives_count": PROBES,
+}
 LOCK_CLASS = 0x486F6C64
 """The first half of the advisory lock's name, "Hold"; the other half is made from that of the schema."""
-DEFAULTS = {
-    "application_name": "holdfast",
-    "connect_timeout": CONNECT_TIMEOUT_S,
-    "keepalives_idle": 30,  # a host that is gone holds no lock for more than a minute and a half
-    "keepalives_interval": 10,
-    "keepalives_count": 6,
-}
+REVISIONS_LOST = 2**32
+"""More than a crash of the server can have lost: revisions and tokens that were given before it are not given again."""
+_SNAPSHOT = "SELECT CASE WHEN pg_is_in_recovery() THEN random()::text ELSE pg_current_snapshot()::text END"
+"""On a standby the snapshot does not tell of everything: there no two are equal."""
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+WHICH = "SELECT (SELECT value FROM meta WHERE name = 'identity'), (SELECT word FROM awake)"
 
 
 class _Connection:
@@ -78,20 +81,45 @@ class _Connection:
     def is_lost(self) -> bool:
         return self.own.closed
 
-    def execute(self, sql: str, parameters: Parameters = (), /) -> Cursor:
-        return self.own.execute(_translated(sql), parameters or None)
+    def execute(self, sql: str, parameters: Parameters = (), /) -> psycopg.Cursor[Any]:
+        with self._usable_or_lost():
+            return self.own.execute(_translated(sql), parameters or None)
 
     def executemany(self, sql: str, parameters: Iterable[Parameters], /) -> Cursor:
-        cursor = self.own.cursor()
-        cursor.executemany(_translated(sql), parameters)
-        return cursor
+        with self._usable_or_lost():
+            cursor = self.own.cursor()
+            cursor.executemany(_translated(sql), parameters)
+            return cursor
 
     def stream(self, sql: str, parameters: Parameters) -> Generator[tuple[Any, ...], None, None]:
-        with self.own.cursor() as cursor:
+        with self._usable_or_lost(), self.own.cursor() as cursor:
             yield from cursor.stream(_translated(sql), parameters or None)
+
+    @contextmanager
+    def _usable_or_lost(self) -> Generator[None, None, None]:
+        """After an interrupt behind any line of psycopg's: end a connection that would wait for an answer for ever."""
+        try:
+            yield
+        except psycopg.Error:
+            raise
+        except BaseException:
+            is_idle = self.own.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS)
+            if self.own.lock.locked() or not (is_idle or self.own.info.transaction_status == TransactionStatus.INERROR):
+                self.own.pgconn.finish()
+            raise
 
     def close(self) -> None:
         self.own.close()
+
+    def leave_to_parent(self) -> None:
+        """After a fork, in the child: never used nor ended here, which would be the parent's; our copy of the socket
+        is closed, so that the server sees the parent's end, and its number stays taken.
+        """
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self))
+        with suppress(psycopg.Error, OSError):
+            nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(nothing, self.own.pgconn.socket, inheritable=False)
+            os.close(nothing)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -126,17 +154,19 @@ class PostgresBackend(Database):
     errors = psycopg.Error
     dialect = POSTGRES
 
-    def __init__(self, url: str, *, make: bool) -> None:
-        self._conninfo, fragment = urldefrag(url)
-        self._schema = fragment or SCHEMA
-        if not SCHEMA_NAME.fullmatch(self._schema):
-            raise StateError("a schema cannot have this name", expected=SCHEMA_NAME.pattern, found=repr(self._schema))
-        super().__init__(_without_password(url), TurnLock(_without_password(url)))
+    def __init__(self, address: Address, *, make: bool) -> None:
+        super().__init__(address.shown, TurnLock(address.shown))
+        self._settings: dict[str, Any] = SETTINGS | address.settings | {"client_encoding": "UTF8"}
+        self._schema = address.schema
         self._lock_name = f"{LOCK_CLASS}, hashtext('{self._schema}')"
+        self._word = ""  # what the server forgets when it crashes
+        self._is_any_unsynced = self._unsynced_are_lost = False
         try:
             with self._explained:
-                self._connect()
-                self._make_if_missing(make=make)
+                connection = self._new_writer()
+                self._make_if_missing(connection, make=make)
+                self._check_format(connection)
+                self.identity, self._word = self._awoken(connection)
         except BaseException:
             self._disconnect()
             self._turn.close()
@@ -149,31 +179,79 @@ class PostgresBackend(Database):
 
     # -- opening and closing
 
-    def _connect(self) -> None:
-        self._disconnect()
-        self._writer = _Looking(self._connection(), self.place, self._kinds)
-        self._reader = _Looking(self._connection(), self.place, self._kinds)
-        self._reader.connection.execute("SET default_transaction_read_only TO on")
-        self._opened += 1
-
     def _connection(self) -> _Connection:
-        settings: dict[str, Any] = DEFAULTS | conninfo_to_dict(self._conninfo)
-        connection = _Connection(psycopg.connect(**settings, autocommit=True))
+        connection = _Connection(psycopg.connect(**self._settings, autocommit=True))
         self._open.append(connection)
         connection.execute(f'SET search_path TO "{self._schema}"')
         return connection
 
-    def _make_if_missing(self, *, make: bool) -> None:
-        connection = self._opened_writer()
-        if connection.execute("SELECT to_regclass('meta')").fetchone()[0] is None:
-            if not make:
-                raise StateError("no store to read", place=self.place, hint="name the database and schema of one")
-            connection.execute("BEGIN")
-            connection.execute(f"SELECT pg_advisory_xact_lock({self._lock_name})")
-            for statement in (f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"', *first_statements(self.dialect)):
-                connection.execute(statement)
-            connection.execute("COMMIT")
-        (found,) = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() or ("none",)
+    def _close_one(self, connection: _Connection) -> None:
+        with suppress(ValueError):  # a fork, or the end
+            self._open.remove(connection)
+            connection.close()
+
+    def _connect(self) -> None:
+        """Nothing: each connection is opened when it is needed, by who may use it then."""
+
+    def _disconnect(self) -> None:
+        self._reader = self._writer = None
+        self._keeps_others_out = False
+        while self._open:
+            self._open.pop().close()
+
+    def _opened_reader(self) -> Looking:
+        """Under the mutex."""
+        self._check_usable()
+        if isinstance(self._reader, _Looking) and self._reader.connection.is_lost:
+            self._close_one(self._reader.connection)
+            self._reader = None
+        if self._reader is None:
+            connection = self._connection()
+            connection.execute("SET default_transaction_read_only TO on")
+            if self._word and self._which(connection) != (self.identity, self._word):
+                self.generation += 1  # what the next one who writes is told
+            self._reader = _Looking(connection, self.place, self._kinds)
+            self._opened += 1
+        return self._reader
+
+    def _opened_writer(self) -> _Connection:
+        """With the turn; one that was lost in a transaction stays until that has come to nothing."""
+        self._check_usable()
+        if isinstance(self._writer, _Looking):
+            connection = self._writer.connection
+            if self._levels or not connection.is_lost:
+                return connection
+            self._close_one(connection)
+        self._writer, self._keeps_others_out = None, False
+        return self._new_writer()
+
+    def _new_writer(self) -> _Connection:
+        connection = self._connection()
+        self._writer = _Looking(connection, self.place, self._kinds)
+        return connection
+
+    def _make_if_missing(self, connection: _Connection, *, make: bool) -> None:
+        if _one(connection, "SELECT to_regclass('awake')") is not None:
+            return
+        if not make:
+            raise StateError("no store to read", place=self.place, hint="name the database and schema of one")
+        if (encoding := _one(connection, "SHOW server_encoding")) != "UTF8":
+            hint = "make a database with ENCODING 'UTF8' TEMPLATE template0"
+            raise StateError(
+                "this database cannot hold all text", place=self.place, expected="UTF8", found=encoding, hint=hint
+            )
+        connection.execute(BEGIN)
+        connection.execute(f"SELECT pg_advisory_xact_lock({self._lock_name})")
+        if not _one(connection, f"SELECT 1 FROM pg_namespace WHERE nspname = '{self._schema}'"):
+            connection.execute(f'CREATE SCHEMA "{self._schema}"')
+        for statement in first_statements(self.dialect):
+            connection.execute(statement)
+        connection.execute("INSERT INTO meta VALUES ('identity', ?) ON CONFLICT DO NOTHING", (uuid.uuid4().hex,))
+        connection.execute("CREATE UNLOGGED TABLE IF NOT EXISTS awake (word TEXT NOT NULL)")
+        connection.execute("COMMIT")
+
+    def _check_format(self, connection: _Connection) -> None:
+        found = _one(connection, "SELECT value FROM meta WHERE name = 'format'")
         if found != FORMAT:
             raise StateError(
                 "the store is of another format than this Holdfast knows",
@@ -183,25 +261,44 @@ class PostgresBackend(Database):
                 hint="use the Holdfast release that made it, or a newer one: pip install --upgrade holdfast",
             )
 
-    def _disconnect(self) -> None:
-        self._reader = self._writer = None
-        self._keeps_others_out = False
-        while self._open:
-            self._open.pop().close()
+    def _awoken(self, connection: _Connection) -> tuple[str, str]:
+        """The database's identity, and a word that its server has kept since it last crashed.
 
-    def _opened_reader(self) -> Looking:
-        self._drop_if_lost(self._reader)
-        return super()._opened_reader()
+        The table of the word is `UNLOGGED`: crash recovery empties it (manual, "CREATE TABLE"). Who finds it empty puts
+        another one in, and takes care that no revision is given a second time.
+        """
+        identity, word = self._which(connection)
+        if word is None and not _one(connection, "SELECT pg_is_in_recovery()"):
+            connection.execute(f"{BEGIN}; SELECT pg_advisory_xact_lock({self._lock_name})")
+            identity, word = self._which(connection)
+            if word is None:
+                word = uuid.uuid4().hex
+                connection.execute("INSERT INTO awake VALUES (?)", (word,))
+                connection.execute("UPDATE store SET rev = rev + ?", (REVISIONS_LOST,))
+            connection.execute("COMMIT")
+        return identity, word or ""
 
-    def _opened_writer(self) -> Any:
-        with self._mutex:
-            self._drop_if_lost(self._writer)
-        return super()._opened_writer()
+    def _which(self, connection: _Connection) -> tuple[str, str | None]:
+        found = connection.execute(WHICH).fetchone()
+        assert found is not None
+        return found
 
-    def _drop_if_lost(self, looking: Looking | None) -> None:
-        """Under the mutex: forget both connections when one was lost, unless a transaction is to be undone first."""
-        if isinstance(looking, _Looking) and looking.connection.is_lost and not self._levels:
-            self._disconnect()
+    def _check_identity(self, identity: str | None, word: str | None) -> None:
+        """In a transaction, as it begins: raise `StateError` when this is not what was opened, or not all of it."""
+        if identity != self.identity:
+            raise StateError(
+                "the store was deleted and made anew, or put back from a copy; nothing was written",
+                place=self.place,
+                hint="close it and open it again",
+            )
+        if word != self._word:
+            self._word, self._unsynced_are_lost = "", self._is_any_unsynced
+            self.generation += 1
+            raise StateError(
+                "the server crashed since the last transaction; nothing was written, and what was not synced may be lost",
+                place=self.place,
+                hint="read what was written since the last sync, and write again what is not there",
+            )
 
     def _check_place(self) -> None:
         """The server says whether the database is there; what it cannot say is that a lock was lost."""
@@ -213,14 +310,19 @@ class PostgresBackend(Database):
             )
 
     def is_at_its_place(self) -> bool:
-        return not self._unusable
+        """Not known as long as the server cannot be asked: then it may be."""
+        if self._unusable:
+            return False
+        try:
+            with self._mutex, self._explained:
+                connection: Any = self._opened_reader().connection
+                return self._which(connection)[0] == self.identity
+        except StateError as error:
+            return not isinstance(error.__cause__, psycopg.errors.UndefinedTable)
 
     def _forget_in_child(self) -> None:
         for connection in self._open:
-            # the object is never ended, which would end the parent's connection; the socket is only our copy
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
-            with suppress(psycopg.Error, OSError):
-                os.close(connection.own.pgconn.socket)
+            connection.leave_to_parent()
 
     # -- errors
 
@@ -255,14 +357,20 @@ class PostgresBackend(Database):
     # -- reading
 
     def stamp(self) -> Stamp:
-        """A snapshot's limits (manual, 9.27.8 "pg_current_snapshot"): they change with every transaction that writes."""
-        with self._mutex:
-            try:
-                looking = self._opened_reader()
-                (snapshot,) = looking.connection.execute("SELECT pg_current_snapshot()::text").fetchone()
-            except psycopg.Error as error:
-                raise self.explanation(error) from error
-            return self._opened, snapshot
+        """A snapshot's limits (manual, 9.27.8 "pg_current_snapshot"): they change with every transaction that writes.
+
+        It is asked before everything that is read, and asked again on a new connection where that was lost.
+        """
+        with self._mutex, self._explained:
+            for _ in range(2):
+                connection: Any = self._opened_reader().connection
+                try:
+                    found = connection.execute(_SNAPSHOT).fetchone()
+                    return self.generation, self._opened, found
+                except psycopg.OperationalError:
+                    if not connection.is_lost:
+                        raise
+            raise StateError("the server ends every connection", place=self.place, hint="look at the server's log")
 
     def now_ns(self) -> int:
         with self.looking() as looking:
@@ -272,7 +380,7 @@ class PostgresBackend(Database):
     @contextmanager
     def snapshot(self) -> Generator[Reader, None, None]:
         with self._mutex, self._explained:
-            self._opened_reader()
+            self._check_usable()
             connection = self._connection()
             self._snapshots += 1
         try:
@@ -300,18 +408,33 @@ class PostgresBackend(Database):
         finally:
             self._close_one(connection)
 
-    def _close_one(self, connection: _Connection) -> None:
-        with self._mutex:
-            if connection in self._open:
-                self._open.remove(connection)
-                connection.close()
-
     # -- committing
 
     def _begin_in(self, connection: Any, *, full: bool) -> None:  # noqa: ARG002 (see `_commit_in`)
-        if self._keeps_others_out and not self._user_locks:  # an interrupt as it was taken, or given back
+        self._free_what_was_left()
+        self._begin_with(connection, f"{BEGIN}; SELECT pg_advisory_xact_lock({self._lock_name}); {WHICH}")
+
+    def _begin_with(self, connection: _Connection, begin: str) -> _Connection:
+        """Begin, on a new connection where this one was lost, as nothing was begun on it; the one that it is now."""
+        try:
+            begun = self._with_word(connection).execute(begin)
+        except psycopg.OperationalError:
+            if not connection.is_lost or self._user_locks:
+                raise
+            connection = self._opened_writer()
+            begun = self._with_word(connection).execute(begin)
+        self._check_identity(*_last(begun))
+        return connection
+
+    def _with_word(self, connection: _Connection) -> _Connection:
+        if not self._word:
+            _, self._word = self._awoken(connection)
+        return connection
+
+    def _free_what_was_left(self) -> None:
+        """The lock that an interrupt has left, as it was taken or given back."""
+        if self._keeps_others_out and not self._user_locks:
             self._let_others_in()
-        connection.execute(f"BEGIN; SELECT pg_advisory_xact_lock({self._lock_name})")
 
     def _commit_in(self, connection: Any, *, full: bool) -> None:
         if not connection.is_whole:  # the server would answer COMMIT with a rollback, and no error
@@ -330,15 +453,40 @@ class PostgresBackend(Database):
                 hint="read what was to be written, and write it again if it is not there",
             ) from error
 
+    def _roll_back(self, connection: Any, level: int) -> None:
+        super()._roll_back(connection, level)
+        if level == 1:
+            self._free_what_was_left()
+
     def _was_committed(self, connection: Any, error: BaseException) -> bool:
         return super()._was_committed(connection, error) and not connection.is_lost
 
-    def _make_full(self, connection: Any) -> None:
+    def _make_full(self, connection: Any) -> None:  # noqa: ARG002 (nothing more is to be done)
         """It is: what a commit survives is told with it."""
+        self._is_any_unsynced = False
 
     def _sync_in(self, connection: Any) -> None:
         """A commit that is synced carries all before it along: they stand in the same log."""
-        connection.execute(f"BEGIN; SET LOCAL synchronous_commit TO on; {CHANGE_ANYTHING}; COMMIT")
+        try:
+            connection = self._begin_with(connection, f"{BEGIN}; {WHICH}")
+            connection.execute(f"SET LOCAL synchronous_commit TO on; {CHANGE_ANYTHING}; COMMIT")
+        except BaseException:
+            if self._writer is not None and self._writer.connection.in_transaction:
+                self._writer.connection.execute("ROLLBACK")
+            if self._unsynced_are_lost:
+                raise self._crashed() from None
+            raise
+        self._is_any_unsynced = False
+        if self._unsynced_are_lost:
+            raise self._crashed()
+
+    def _crashed(self) -> StateError:
+        self._is_any_unsynced = self._unsynced_are_lost = False
+        return StateError(
+            "the server crashed after something was written and before it was synced: it may be lost",
+            place=self.place,
+            hint="read what was written since the last sync, and write again what is not there",
+        )
 
     # -- locking
 
@@ -355,9 +503,13 @@ class PostgresBackend(Database):
                 self._keeps_others_out = False
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{parts.username or ''}:***@{host}").geturl()
+def _last(cursor: psycopg.Cursor[Any]) -> Any:
+    """The only row of the last of several statements."""
+    while cursor.nextset():
+        pass
+    return cursor.fetchone()
+
+
+def _one(connection: _Connection, query: str) -> Any:
+    found = connection.execute(query).fetchone()
+    return None if found is None else found[0]

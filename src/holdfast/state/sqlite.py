@@ -199,7 +199,7 @@ class SqliteBackend(Database):
                 (version,) = self._opened_reader().connection.execute("PRAGMA data_version").fetchone()
             except sqlite3.Error as error:
                 raise self.explanation(error) from error
-            return self._opened, version
+            return self.generation, self._opened, version
 
     def now_ns(self) -> int:
         return time.time_ns()

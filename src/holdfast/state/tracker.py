@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -317,7 +318,8 @@ class Tracker(POD):
         """In a transaction: end them; those that are somebody else's by now are returned, and unchanged."""
         ended = self._tasks().end([lease for lease in leases if lease.owner == me()], ending)
         self._changed(backend, ended)
-        return [lease for lease in leases if lease.row.key not in ended]
+        newest = {lease.row.key: lease.token for lease in sorted(leases, key=attrgetter("token"))}
+        return [item for item in leases if item.row.key not in ended or item.token != newest[item.row.key]]
 
     def _changed(self, backend: Backend, befores: Mapping[str, int]) -> None:
         for text, before in befores.items():
@@ -546,7 +548,7 @@ class Task:
             wait_s = min(RETRY_S * 2.0 ** min(self.attempt - 1, 60), RETRY_MAX_S)
             retry_in_s = wait_s * random.uniform(0.5, 1.0)  # so that not all come back at once
         due_ns = self._tracker._use().now_ns() + round(retry_in_s * 1e9)  # pyright: ignore[reportPrivateUsage]
-        self._end(Ending("failed", most=self._tracker.max_tries, due_ns=due_ns, error=str(error)[:1000]))
+        self._end(Ending("failed", most=self._tracker.max_tries, due_ns=due_ns, error=_as_text(error)))
 
     def release(self) -> None:
         """Give it back, as if it had not been tried."""
@@ -581,6 +583,11 @@ class Task:
                 self.release()
         except LeaseLost:
             pass  # what was raised in the block says more
+
+
+def _as_text(error: object) -> str:
+    """What any database can hold: no zero byte, no lone surrogate."""
+    return str(error).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")[:1000]
 
 
 def _late(tracker: Tracker, lease: Lease) -> LeaseLost:

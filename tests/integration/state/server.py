@@ -50,7 +50,7 @@ class Server:
 
     def start(self) -> None:
         """Returns when it can be connected to."""
-        options = f"-c listen_addresses= -c fsync=off -c full_page_writes=off -c unix_socket_directories={self.folder} -c port={PORT}"
+        options = f"-c listen_addresses= -c fsync=off -c full_page_writes=off -c wal_writer_delay=10s -c unix_socket_directories={self.folder} -c port={PORT}"
         self._run("pg_ctl", "start", "-w", "-s", "-l", str(self.folder / "log"), "-o", options)
 
     def kill(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -32,11 +31,11 @@ class TestTracker(_InAFolder, TrackerConformance):
 
 
 class _Folders:
-    def make_places(self) -> Sequence[Path | str]:
+    def make_place(self) -> Path | str:
         self.folder = Path(tempfile.mkdtemp(prefix="holdfast-pod-", dir=MEMORY))
-        return [self.folder / "a.pod"] * 2
+        return self.folder / "a.pod"
 
-    def remove_places(self) -> None:
+    def remove_place(self) -> None:
         shutil.rmtree(self.folder)
 
 

@@ -26,9 +26,10 @@ class DictionaryConformance:
             yield pod
 
     @pytest.fixture
-    def other(self, pod: POD) -> Iterator[POD]:
+    def other(self, pod: POD, place: Path | str) -> Iterator[POD]:
         """Another handle on the same store."""
-        with POD(pod.path) as other:
+        assert pod is not None
+        with POD(place) as other:
             yield other
 
     def test_it_is_a_dictionary_in_the_order_of_insertion(self, pod: POD) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,24 +37,27 @@ class DictionaryMachine(RuleBasedStateMachine):
 
     parts = Bundle("parts")
 
-    def make_places(self) -> Sequence[Path | str]:
-        """A place where nothing is yet, by two names, which may be the same."""
-        raise NotImplementedError("a subclass gives its places")
+    def make_place(self) -> Path | str:
+        """A place where nothing is yet."""
+        raise NotImplementedError("a subclass gives its place")
 
-    def remove_places(self) -> None:
-        """Nobody has them open any more."""
+    def remove_place(self) -> None:
+        """Nobody has it open any more."""
+
+    def opened(self, handle: int) -> POD:  # noqa: ARG002 (a subclass may open it as another process would)
+        return POD(self.place)
 
     @initialize()
     def start(self) -> None:
-        self.places = self.make_places()
-        self.pods = [POD(place) for place in self.places]
+        self.place = self.make_place()
+        self.pods = [self.opened(0), self.opened(1)]
         self.model: dict[Any, Any] = {}
 
     def teardown(self) -> None:
         for pod in self.pods:
             assert pod.verify() == []
             pod.close()
-        self.remove_places()
+        self.remove_place()
 
     @rule(handle=HANDLES, key=KEYS, value=VALUES)
     def set(self, handle: int, key: Any, value: Any) -> None:
@@ -145,7 +147,7 @@ class DictionaryMachine(RuleBasedStateMachine):
         if sync:
             self.pods[handle].sync()
         self.pods[handle].close()
-        self.pods[handle] = POD(self.places[handle])
+        self.pods[handle] = self.opened(handle)
 
     @invariant()
     def same(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 # pyright: basic
 # The values are JSON of any kind, which strict types only get in the way of.
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,17 +38,20 @@ class Known:
 class TrackerMachine(RuleBasedStateMachine):
     """`model` is what the tracker must hold, in order; two handles act in turn. Subclasses say where."""
 
-    def make_places(self) -> Sequence[Path | str]:
-        """A place where nothing is yet, by two names, which may be the same."""
-        raise NotImplementedError("a subclass gives its places")
+    def make_place(self) -> Path | str:
+        """A place where nothing is yet."""
+        raise NotImplementedError("a subclass gives its place")
 
-    def remove_places(self) -> None:
-        """Nobody has them open any more."""
+    def remove_place(self) -> None:
+        """Nobody has it open any more."""
+
+    def opened(self, handle: int) -> Tracker:  # noqa: ARG002 (a subclass may open it as another process would)
+        return Tracker(self.place, MAX_TRIES)
 
     @initialize()
     def start(self) -> None:
-        self.places = self.make_places()
-        self.trackers = [Tracker(place, MAX_TRIES) for place in self.places]
+        self.place = self.make_place()
+        self.trackers = [self.opened(0), self.opened(1)]
         self.model: dict[Any, Known] = {}
         self.tasks: list[Task] = []
         self.token = 0
@@ -58,7 +60,7 @@ class TrackerMachine(RuleBasedStateMachine):
         for tracker in self.trackers:
             assert tracker.verify() == []
             tracker.close()
-        self.remove_places()
+        self.remove_place()
 
     @rule(handle=HANDLES, keys=st.lists(KEYS, min_size=1, max_size=4, unique=True))
     def add(self, handle: int, keys: list[Any]) -> None:
@@ -152,7 +154,7 @@ class TrackerMachine(RuleBasedStateMachine):
         """Claims stay whose they are: they are this process's."""
         self.tasks = [task for task in self.tasks if task._tracker is not self.trackers[handle]]
         self.trackers[handle].close()
-        self.trackers[handle] = Tracker(self.places[handle], MAX_TRIES)
+        self.trackers[handle] = self.opened(handle)
 
     @invariant()
     def same(self) -> None:
