@@ -103,8 +103,8 @@ class _Connection:
         except psycopg.Error:
             raise
         except BaseException:
-            is_idle = self.own.info.transaction_status in (TransactionStatus.IDLE, TransactionStatus.INTRANS)
-            if self.own.lock.locked() or not (is_idle or self.own.info.transaction_status == TransactionStatus.INERROR):
+            answers = TransactionStatus.IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR
+            if self.own.lock.locked() or self.own.info.transaction_status not in answers:
                 self.own.pgconn.finish()
             raise
 
