@@ -108,6 +108,8 @@ class Database(ABC):
         self._tell: list[Callable[[bool], object]] = []
         self._full = False
         self._states: dict[str, StoreNumbers] = {}
+        self._taken_revs: dict[str, int] = {}
+        self._first_revs: dict[str, int] = {}
 
     # -- what a backend adds
 
@@ -322,7 +324,10 @@ class Database(ABC):
 
     def is_committed(self, store: str, row: Row | None) -> bool:
         numbers = self._states.get(store)
-        return numbers is None or (not numbers.removed if row is None else row.rev <= numbers.first_rev)
+        if row is None:
+            return numbers is None or not numbers.removed
+        first_rev = self._first_revs.get(store) if numbers is None else numbers.first_rev
+        return first_rev is None or row.rev <= first_rev
 
     def is_first(self, what: object) -> bool:
         told = self._levels[-1].told
@@ -386,6 +391,7 @@ class Database(ABC):
         if connection.in_transaction:  # an interrupt came in before the last one was known to have begun
             connection.execute("ROLLBACK")
         self._states, self._undo, self._tell, self._full = {}, [], [], full
+        self._taken_revs, self._first_revs = {}, {}
         self._is_doomed = self._is_committing = False
         self._transactions += 1
         self._token = object()
@@ -469,8 +475,9 @@ class Database(ABC):
         return bool(self._levels) and self._is_committing and not failed and not connection.in_transaction
 
     def _give_no_rev_twice(self) -> None:
-        for store, numbers in self._states.items():
-            self._given_revs[store] = max(numbers.rev, self._given_revs.get(store, 0))
+        taken = [*self._taken_revs.items(), *((store, numbers.rev) for store, numbers in self._states.items())]
+        for store, rev in taken:
+            self._given_revs[store] = max(rev, self._given_revs.get(store, 0))
 
     def whole(self) -> Looking:
         """In a transaction: the connection that writes. After some errors it is undone by itself."""
@@ -490,6 +497,18 @@ class Database(ABC):
 
     # -- writing, in a transaction
 
+    def next_rev(self, store: str) -> int:
+        """In a transaction: a revision that was never given, without asking for the store's other numbers."""
+        if store in self._states:
+            self._states[store].rev += 1
+            return self._states[store].rev
+        given = self._given_revs.get(store, 0)
+        statement = f"UPDATE store SET rev = CASE WHEN rev < {given:d} THEN {given:d} ELSE rev END + 1 WHERE name = ? RETURNING rev"
+        (rev,) = self._writing().execute(statement, (store,)).fetchone()
+        self._taken_revs[store] = rev
+        self._first_revs.setdefault(store, rev - 1)
+        return rev
+
     def numbers(self, store: str) -> StoreNumbers:
         """In a transaction: what it has made of a store's own numbers."""
         if store not in self._states:
@@ -497,6 +516,7 @@ class Database(ABC):
             found = self._writing().execute(query, (store,)).fetchone()
             self._states[store] = numbers = StoreNumbers(*found)
             numbers.rev = max(numbers.rev, self._given_revs.get(store, 0))
+            numbers.first_rev = self._first_revs.get(store, numbers.first_rev)
         return self._states[store]
 
     def put(self, store: str, key: str, value: str) -> Row:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from holdfast.state.entry import Row
 from holdfast.state.owners import is_gone
-from holdfast.state.tables import TRACKER_FORM, Dialect, Looking, StoreNumbers
+from holdfast.state.tables import TRACKER_FORM, Dialect, Looking
 from holdfast.state.tasks import Ending, Lease, Tally, Wanted
 
 CANDIDATES = 256
@@ -44,7 +44,7 @@ class Database(Protocol):
     dialect: ClassVar[Dialect]
 
     def now_ns(self) -> int: ...
-    def numbers(self, store: str) -> StoreNumbers: ...
+    def next_rev(self, store: str) -> int: ...
     def count(self, store: str) -> int: ...
 
 
@@ -57,6 +57,7 @@ class SqlTasks:
         self._table = f'"entry_{store}"'
         self._is_key = database.dialect.is_key(":key")
         self._looked_s = 0.0
+        self._noted = 0
 
     def _ask(self, query: str, parameters: dict[str, Any] | None = None) -> list[Any]:
         with self._database.looking() as looking:
@@ -68,9 +69,7 @@ class SqlTasks:
             return looking.connection.execute(statement, words).rowcount
 
     def _next_rev(self) -> int:
-        numbers = self._database.numbers(self._store)
-        numbers.rev += 1
-        return numbers.rev
+        return self._database.next_rev(self._store)
 
     def number(self, mark: str) -> int:
         return self._ask(f"SELECT count(*) FROM {self._table} WHERE {_MARKS[mark]}")[0][0]
@@ -205,7 +204,8 @@ class SqlTasks:
         return words | ({} if ending.error is None else {"error": ending.error})
 
     def _forget_some(self) -> None:
-        if self._next_rev() % FORGET_EVERY == 0:
+        self._noted += 1
+        if self._noted % FORGET_EVERY == 0:
             table = f'"attempt_{self._store}"'
             self._change(f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - :kept", {"kept": ATTEMPTS})
 

@@ -4,9 +4,10 @@
     FOLDER/commit.lock   the lock that every commit, checkpoint and close takes (see `locks`)
 
 A transaction survives the end of the process when it has returned (`synchronous=NORMAL`: the WAL is written, and
-synced only before it is folded in), and a power cut as well where that was asked for (`FULL`). Checkpoints are ours and
-happen under the lock: one beside a commit can, very rarely, corrupt a WAL in SQLite before 3.51.3
-(https://www.sqlite.org/wal.html, "The WAL-reset bug").
+synced only before it is folded in), and a power cut as well where that was asked for (`FULL`). A checkpoint is a part
+of the commit that has made the WAL long, so it happens under the lock, too: one beside a commit can, very rarely, corrupt
+a WAL in SQLite before 3.51.3 (https://www.sqlite.org/wal.html, "The WAL-reset bug"). The WAL is not cut down by it, but
+written again from its begin: to sync what makes a file longer takes twice as long.
 
 Each process has two connections, one that writes and one that reads, so that no thread sees another's unfinished
 work. Nothing is open while a process forks: SQLite keeps a table of its locks in memory, and a child that inherits it
@@ -34,10 +35,10 @@ from holdfast.state.locks import CommitLock
 from holdfast.state.place import prepare_folder
 from holdfast.state.tables import CHANGE_ANYTHING, FORMAT, SQLITE, Connection, Looking, first_statements
 
-CHECKPOINT_BYTES = 8 * 2**20
-"""The WAL is folded into the database when it is longer than this."""
-LOOK_EVERY = 16
-"""Its length is looked at before each transaction of so many."""
+CHECKPOINT_PAGES = 2048
+"""The WAL is folded into the database when it has so many pages, 8 MiB."""
+LONGEST_WAL_BYTES = 64 * 2**20
+"""It is cut down to this when it has grown longer, as a snapshot was open for long."""
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for a program that writes without our lock, such as SQLite's own shell."""
 
@@ -66,8 +67,6 @@ class SqliteBackend(Database):
     def _nothing_open(self) -> None:
         super()._nothing_open()
         self._open: list[sqlite3.Connection] = []
-        self._fold_at_bytes = CHECKPOINT_BYTES
-        self._unlooked = LOOK_EVERY
         self._level_is_full: bool | None = None  # what SQLite begins with is the builder's choice
 
     # -- opening and closing
@@ -133,7 +132,8 @@ class SqliteBackend(Database):
             cached_statements=256,
         )
         self._open.append(connection)
-        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA journal_size_limit={LONGEST_WAL_BYTES}")
         connection.execute("PRAGMA cache_size=-4000")
         return connection
 
@@ -236,7 +236,6 @@ class SqliteBackend(Database):
     # -- committing
 
     def _begin_in(self, connection: Connection, *, full: bool) -> None:
-        self._fold_if_long(connection)
         self._set_level(connection, full=full)
         connection.execute("BEGIN IMMEDIATE")
 
@@ -267,25 +266,3 @@ class SqliteBackend(Database):
         """
         self._set_level(connection, full=True)
         connection.execute(CHANGE_ANYTHING)
-
-    def _fold_if_long(self, connection: Connection) -> None:
-        """Checkpoint when the WAL is long; readers are not waited for, and it is tried again when it has grown more.
-
-        It is not looked at each time, as that takes a while.
-        """
-        self._unlooked += 1
-        if self._unlooked < LOOK_EVERY:
-            return
-        self._unlooked = 0
-        try:
-            size_bytes = os.stat(f"{self.path}-wal").st_size
-        except FileNotFoundError:
-            return
-        if size_bytes < self._fold_at_bytes:
-            return
-        connection.execute("PRAGMA busy_timeout=0")
-        try:
-            busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        finally:
-            connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
-        self._fold_at_bytes = (size_bytes if busy else 0) + CHECKPOINT_BYTES

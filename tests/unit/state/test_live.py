@@ -52,7 +52,7 @@ def test_work_of_others_is_shown_to_its_end(tracker: Tracker, console: Console, 
 
     worker = threading.Thread(target=work)
     worker.start()
-    standing = show(tracker, every_s=0, console=console)
+    standing = show(tracker, "nights", every_s=0, console=console)
     worker.join()
     assert (standing.done, standing.todo) == (5, 0)
     assert "5/5" in shown.getvalue()

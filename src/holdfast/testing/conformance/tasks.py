@@ -351,3 +351,19 @@ class TrackerConformance:
             tracker.mark_done(1)
             stats = tracker.stats()
             assert (stats.entries, stats.done, stats.todo) == (5, 1, 4)
+
+    def test_what_was_read_of_a_claim_that_came_to_nothing_is_forgotten(self, tracker: Tracker, other: Tracker) -> None:
+        tracker.add_many("ab")
+        at_hand = tracker["a"]
+        with pytest.raises(ZeroDivisionError), tracker.transaction():
+            (task,) = tracker.claim()
+            assert (tracker["a"]["_tries"], tracker["b"]["_tries"]) == (1, 0)
+            task.fail("bad", 0)
+            assert tracker["a"]["_tries"] == 1
+            raise ZeroDivisionError
+        other["b"]["x"] = 1
+        assert [dict(one["a"]) for one in (tracker, other)] == [{"_tries": 0, "_done": False, "_aborted": False}] * 2
+        at_hand["x"] = 5
+        tracker["b"]["y"] = 2
+        assert (other["a"]["x"], other["b"]["x"], other["b"]["y"]) == (5, 1, 2)
+        assert other["a"] == tracker["a"]
