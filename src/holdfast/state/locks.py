@@ -20,6 +20,8 @@ from holdfast.errors import StateError
 
 _POLL_S = 0.01
 """A `flock` cannot be waited for with an end: then it is asked for so often."""
+ASK_S = 0.000_3
+"""Who is the first in the queue asks for so long before it sleeps: about as long as a transaction takes."""
 _TO_BE_OPENED = -1
 
 
@@ -114,33 +116,70 @@ class TurnLock:
 
 
 class CommitLock(TurnLock):
-    """The lock of a folder."""
+    """The lock of a folder: `commit.lock`, behind a queue, `queue.lock`.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path.parent))
-        self._path = path
-        self._descriptor = _TO_BE_OPENED
+    The first in the queue asks for the lock again and again, so that it has it as soon as it is given back; only then
+    does the queue move on, and the next one wakes up while the first is at work. To wake somebody who sleeps takes as
+    long as a transaction does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self._folder = folder
+        self._descriptor = self._queue = _TO_BE_OPENED
+        self._is_in_queue = False
 
     def _take(self, end_s: float | None) -> bool:
         if self._descriptor == _TO_BE_OPENED:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if end_s is None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            return True
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._descriptor = os.open(self._folder / "commit.lock", flags, 0o666)
+            self._queue = os.open(self._folder / "queue.lock", flags, 0o666)
+        self._is_in_queue = True
+        taken = _flock(self._queue, end_s) and self._take_as_first(end_s)
+        self._leave_queue()
+        return taken
+
+    def _take_as_first(self, end_s: float | None) -> bool:
+        asked_s = time.monotonic() + ASK_S
+        while time.monotonic() < asked_s:
+            if _is_locked(self._descriptor):
                 return True
-            except BlockingIOError:
-                if time.monotonic() >= end_s:
-                    return False
-                time.sleep(_POLL_S)
+        return _flock(self._descriptor, end_s)
+
+    def _leave_queue(self) -> None:
+        if self._is_in_queue and self._queue >= 0:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+        self._is_in_queue = False
 
     def _give(self) -> None:
+        self._leave_queue()  # after an interrupt
         if self._descriptor >= 0:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def _let_go(self) -> None:
-        descriptor, self._descriptor = self._descriptor, _TO_BE_OPENED
-        if descriptor >= 0:
-            os.close(descriptor)  # that unlocks only if no parent has the file open
+        descriptors, self._descriptor, self._queue = (self._descriptor, self._queue), _TO_BE_OPENED, _TO_BE_OPENED
+        self._is_in_queue = False
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)  # that unlocks only if no parent has the file open
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether the file could be locked at once."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _flock(descriptor: int, end_s: float | None) -> bool:
+    """Lock the file; whether that came about before `end_s`."""
+    if end_s is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return True
+    while not _is_locked(descriptor):
+        if time.monotonic() >= end_s:
+            return False
+        time.sleep(_POLL_S)
+    return True

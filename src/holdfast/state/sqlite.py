@@ -1,7 +1,8 @@
 """Stores in a database of SQLite: one folder, any number of processes and threads, no server.
 
     FOLDER/state.db      the database, in WAL mode; a table `entry_NAME` for each store
-    FOLDER/commit.lock   the lock that every commit, checkpoint and close takes (see `locks`)
+    FOLDER/commit.lock   the lock that every commit, checkpoint and close takes (see `locks`),
+    FOLDER/queue.lock    and the one of those who wait for it
 
 A transaction survives the end of the process when it has returned (`synchronous=NORMAL`: the WAL is written, and
 synced only before it is folded in), and a power cut as well where that was asked for (`FULL`). A checkpoint is a part
@@ -53,7 +54,7 @@ class SqliteBackend(Database):
         prepare_folder(folder)
         self.folder = folder
         self.path = folder / "state.db"
-        super().__init__(str(self.path), CommitLock(folder / "commit.lock"))
+        super().__init__(str(self.path), CommitLock(folder))
         try:
             with self._explained:
                 self._make_if_missing()
