@@ -291,8 +291,11 @@ class Database(ABC):
             yield self._opened_reader()
 
     def get(self, store: str, key: str) -> Row | None:
-        with self.looking() as looking:
-            return looking.get(store, key)
+        if self.inside():
+            with self._looking_inside as looking:
+                return looking.get(store, key)
+        with self._explained, self._mutex:
+            return self._opened_reader().get(store, key)
 
     def page(self, store: str, after: int | None, limit: int, *, backwards: bool = False) -> list[Row]:
         with self.looking() as looking:

@@ -15,6 +15,7 @@ what little they differ is a `Dialect`.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
@@ -164,14 +165,16 @@ class Form:
         assert not own
         return value
 
-    @property
+    @functools.cached_property
     def columns(self) -> str:
         return ", ".join(("seq, key, value, rev, check_sum", *self.own))
 
+    @functools.cache  # noqa: B019 (there are two of them)
     def insert(self, store: str) -> str:
         names = ("seq", "key", "rev", "check_sum", "value", *self.own)
         return f'INSERT INTO "entry_{store}" ({", ".join(names)}) VALUES ({", ".join("?" * len(names))})'
 
+    @functools.cache  # noqa: B019
     def upsert(self, store: str, dialect: Dialect) -> str:
         """Besides, changes nothing where another key takes this one's place in the index."""
         same = ((name, f"excluded.{name}") for name in ("rev", "check_sum", "value", *self.own))
@@ -252,15 +255,20 @@ class Looking:
         self.connection = connection
         self.place = place
         self._kinds = kinds
+        self._gets: dict[str, str] = {}
 
     def form(self, store: str) -> Form:
         return _FORMS[self._kinds[store]]
 
     def get(self, store: str, key: str) -> Row | None:
-        form = self.form(store)
-        query = f'SELECT {form.columns} FROM "entry_{store}" WHERE {self.dialect.is_key(":key")}'
+        query = self._gets.get(store) or self._get_of(store)
         found = self.connection.execute(query, {"key": key}).fetchone()
-        return self._row(store, form, *found) if found else None
+        return self._row(store, self.form(store), *found) if found else None
+
+    def _get_of(self, store: str) -> str:
+        columns, is_key = self.form(store).columns, self.dialect.is_key(":key")
+        self._gets[store] = query = f'SELECT {columns} FROM "entry_{store}" WHERE {is_key}'
+        return query
 
     def page(self, store: str, after: int | None, limit: int, *, backwards: bool = False) -> list[Row]:
         where = "" if after is None else f"seq {'<' if backwards else '>'} {after:d}"
