@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import AsOfOption, FromOption, JsonOption, VaultOption
-from holdfast.cli.show import console, print_error, print_json, show_seconds, watch
+from holdfast.cli.show import console, print_error, print_json, watch
 from holdfast.config import vault_folder
 from holdfast.errors import IntegrityError, UsageError
 from holdfast.naming import parse_time
@@ -20,7 +20,7 @@ from holdfast.restoring import plan as run_plan
 from holdfast.restoring import restore as run_restore
 from holdfast.restoring import write_script as run_script
 from holdfast.restoring.order import ranges
-from holdfast.values import show_bytes
+from holdfast.values import show_bytes, show_seconds
 
 ORIGINS = ("any", "store", "tape")
 

@@ -40,14 +40,6 @@ def when(time_ns: int) -> str:
         return f"{time_ns // 10**9} s"  # no calendar of ours goes there; seconds since 1970
 
 
-def show_seconds(seconds: float) -> str:
-    """A time that something takes, as precisely as people plan: `40 s`, `7 min`, `3 h 20 min`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
-
-
 def print_json(document: Any) -> None:
     """One JSON document on standard output, and nothing else."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False)

@@ -26,7 +26,8 @@ class Durability(StrEnum):
     """A power cut, too."""
 
 
-Stamp: TypeAlias = "object"
+Stamp: TypeAlias = "tuple[int, object, object]"
+"""Its first part is the generation of the database."""
 
 
 class Reader(Protocol):
@@ -52,6 +53,9 @@ class Reader(Protocol):
 
 class Backend(Reader, Protocol):
     """One open database. Safe for threads, for any number of processes, and for forking outside of transactions."""
+
+    generation: int
+    """Another one when what was committed may be there no more, so that nothing at hand can be believed."""
 
     def make_store(self, store: str, kind: str) -> None:
         """Make the store where it is missing. Raises `StateError` where it is of another kind."""
@@ -137,6 +141,16 @@ class Backend(Reader, Protocol):
         """Something that is equal as long as nothing has been committed by anybody. Not asked in a transaction."""
         ...
 
+    def now_ns(self) -> int:
+        """The time, by the clock that all who use this database go by."""
+        ...
+
+    def awaiting_changes(self) -> AbstractContextManager[Callable[[float], object]]:
+        """Gives a function that waits until something may have been committed since the last time it returned, by
+        whomever, or so many seconds.
+        """
+        ...
+
     def sync(self, then: Callable[[], object]) -> None:
         """When this returns, every transaction that has returned survives a power cut; `then` is done before others."""
         ...
@@ -153,8 +167,4 @@ class Backend(Reader, Protocol):
 
     def problems(self, store: str) -> list[str]:
         """Read everything; what is not as it was written, in words."""
-        ...
-
-    def close(self) -> None:
-        """Let go; nothing that was committed is lost. The last one to let go closes the database."""
         ...

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Self
 from weakref import WeakValueDictionary
 
 from holdfast.errors import ConflictError, HoldfastError, StateError
-from holdfast.state import sqlite
+from holdfast.state import opened
 from holdfast.state.backend import Backend, Durability
+from holdfast.state.database import Database
 from holdfast.state.keys import Key, parse_key
 from holdfast.state.memory import Memory
 from holdfast.state.tracked import NO_STATE, Change
@@ -48,7 +49,8 @@ class Handle:
     KIND: ClassVar[str]
 
     def __init__(self, path: str | Path, store: str, *, durability: Durability, sync_at: int, read_only: bool) -> None:
-        self.path = Path(path).expanduser()
+        self._place = opened.place_of(path)
+        self.path = opened.shown(self._place)
         self.durability = durability
         self.sync_at = sync_at
         self.read_only = read_only
@@ -56,7 +58,7 @@ class Handle:
         self._holding = False
         self._memory = Memory(self)
         self._start()
-        self._backend: Backend | None = self._opened()
+        self._backend: Database | None = self._opened()
         _handles[id(self)] = self
 
     def _start(self) -> None:
@@ -66,14 +68,12 @@ class Handle:
         self._dirty: dict[str, None] = {}
         self._is_unsynced = False
 
-    def _opened(self) -> Backend:
-        if self.read_only and not (self.path / "state.db").exists():
-            raise StateError("no store to read", place=str(self.path), hint="name the folder of one")
-        backend = sqlite.shared(self.path)
+    def _opened(self) -> Database:
+        backend = opened.shared(self._place, make=not self.read_only)
         try:
             (backend.demand_store if self.read_only else backend.make_store)(self._store, self.KIND)
         except BaseException:
-            backend.close()
+            opened.let_go(backend)
             raise
         return backend
 
@@ -88,6 +88,7 @@ class Handle:
     def _use(self) -> Backend:
         if self._backend is None:
             raise StateError("this store is closed", place=str(self.path), hint="open it again")
+        self._memory.check(self._backend.generation)
         return self._backend
 
     def _check_writable(self) -> None:
@@ -97,13 +98,27 @@ class Handle:
             )
 
     def close(self) -> None:
-        """Make everything durable and let go. More than once is as once."""
+        """Make everything durable and let go. More than once is as once.
+
+        What cannot be made durable is raised, and the store stays open, so that it can be closed again when the disk
+        has room; unless it is gone from its place, as then nothing can be written any more.
+        """
         if self._backend is not None:
             self._holding = False
-            self.sync()
-            backend, self._backend = self._backend, None
-            _handles.pop(id(self), None)
-            backend.close()
+            try:
+                self.sync()
+            except StateError:
+                if not self._backend.is_at_its_place():
+                    self._let_go()
+                raise
+            self._let_go()
+
+    def _let_go(self) -> None:
+        backend, self._backend = self._backend, None
+        _handles.pop(id(self), None)
+        _unwritten.pop(id(self), None)
+        if backend is not None:
+            opened.let_go(backend)
 
     def __enter__(self) -> Self:
         return self

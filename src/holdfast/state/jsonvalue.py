@@ -21,6 +21,7 @@ _CONTAINERS = (dict, list, tuple)
 _SCALARS = {str, int, float, bool, type(None)}
 _STR_ONLY = {str}
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_decode = json.JSONDecoder().decode
 
 
 def dump(value: object) -> str:
@@ -42,7 +43,7 @@ def dump(value: object) -> str:
 
 def load(text: str) -> Any:
     """The value whose text this is. Raises `ValueError` for text that is no JSON."""
-    return json.loads(text)
+    return _decode(text)
 
 
 def plain(value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""The lock that all who write to one database take: in turn, and freed by the kernel when its holder dies.
+"""The locks that all who write to one database take: in turn, and freed when their holder dies.
+
+    TurnLock      among the threads of a process; the database itself sees to the other processes
+    CommitLock    among processes, too, by `flock`: the kernel frees it
 
 SQLite's own waiting lets some writers starve: four processes that commit single rows got 1, 13, 1,988 and 11,625
 turns in three seconds, and 3,585 to 3,708 with a `flock` in front.
@@ -17,22 +20,33 @@ from holdfast.errors import StateError
 
 _POLL_S = 0.01
 """A `flock` cannot be waited for with an end: then it is asked for so often."""
-_CLOSED, _TO_BE_OPENED = -1, -2
+ASK_S = 0.000_3
+"""Who is the first in the queue asks for so long before it sleeps: about as long as a transaction takes."""
+_TO_BE_OPENED = -1
 
 
-class CommitLock:
-    """A lock among threads and processes; the thread that holds it may take it again.
+class TurnLock:
+    """A lock that the thread that holds it may take again.
 
     An interrupt may come behind any line: who takes the lock goes back `to_depth` at the end, however far it came.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._turn: Any = (
-            threading.RLock()
-        )  # taken once by each thread that holds the lock, however often that takes it
+    def __init__(self, place: str) -> None:
+        self._place = place
+        # taken once by each thread that holds the lock, however often that takes it
+        self._turn: Any = threading.RLock()
         self._depth = 0
-        self._descriptor = _TO_BE_OPENED
+        self._is_closed = False
+
+    def _take(self, end_s: float | None) -> bool:  # noqa: ARG002 (there is nobody to wait for)
+        """Wait until no other process has it; whether that came about before `end_s`."""
+        return True
+
+    def _give(self) -> None:
+        """Let the next process have it."""
+
+    def _let_go(self) -> None:
+        """Have nothing open any more, without giving back what another process holds."""
 
     def depth(self) -> int:
         """How often this thread has taken it."""
@@ -47,7 +61,7 @@ class CommitLock:
         depth = self.depth()
         end_s = time.monotonic() + timeout_s
         try:
-            if depth or (self._turn.acquire(timeout=timeout_s) and self._flock(None if timeout_s < 0 else end_s)):
+            if depth or (self._turn.acquire(timeout=timeout_s) and self._take_open(None if timeout_s < 0 else end_s)):
                 self._depth = depth + 1
         except BaseException:
             self.to_depth(depth)
@@ -57,22 +71,10 @@ class CommitLock:
             return False
         return True
 
-    def _flock(self, end_s: float | None) -> bool:
-        if self._descriptor == _CLOSED:
-            raise StateError("this store is closed", place=str(self._path.parent), hint="open it again")
-        if self._descriptor == _TO_BE_OPENED:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if end_s is None:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            return True
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                if time.monotonic() >= end_s:
-                    return False
-                time.sleep(_POLL_S)
+    def _take_open(self, end_s: float | None) -> bool:
+        if self._is_closed:
+            raise StateError("this store is closed", place=self._place, hint="open it again")
+        return self._take(end_s)
 
     def release(self) -> None:
         """Give it back once."""
@@ -85,8 +87,7 @@ class CommitLock:
             try:
                 self._depth = min(depth, self._depth)
                 if depth == 0:
-                    if self._descriptor >= 0:
-                        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+                    self._give()
                     self._turn.release()
             except KeyboardInterrupt as error:
                 interrupt = error
@@ -95,9 +96,7 @@ class CommitLock:
 
     def forget_in_child(self) -> None:
         """After a fork, in the child: the parent's lock is the parent's alone."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)  # closing does not unlock: the parent still has the file open
-            self._descriptor = _TO_BE_OPENED
+        self._let_go()
         self._turn = threading.RLock()
         self._depth = 0
 
@@ -110,8 +109,77 @@ class CommitLock:
 
     def close(self) -> None:
         """Give it back for good; who waits for it is told that it is closed."""
-        descriptor, self._descriptor = self._descriptor, _CLOSED
-        if descriptor >= 0:
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+        self._is_closed = True
+        self._give()
+        self._let_go()
         self.to_depth(0)
+
+
+class CommitLock(TurnLock):
+    """The lock of a folder: `commit.lock`, behind a queue, `queue.lock`.
+
+    The first in the queue asks for the lock again and again, so that it has it as soon as it is given back; only then
+    does the queue move on, and the next one wakes up while the first is at work. To wake somebody who sleeps takes as
+    long as a transaction does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(str(folder))
+        self._folder = folder
+        self._descriptor = self._queue = _TO_BE_OPENED
+        self._is_in_queue = False
+
+    def _take(self, end_s: float | None) -> bool:
+        if self._descriptor == _TO_BE_OPENED:
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._descriptor = os.open(self._folder / "commit.lock", flags, 0o666)
+            self._queue = os.open(self._folder / "queue.lock", flags, 0o666)
+        self._is_in_queue = True
+        taken = _flock(self._queue, end_s) and self._take_as_first(end_s)
+        self._leave_queue()
+        return taken
+
+    def _take_as_first(self, end_s: float | None) -> bool:
+        asked_s = time.monotonic() + ASK_S
+        while time.monotonic() < asked_s:
+            if _is_locked(self._descriptor):
+                return True
+        return _flock(self._descriptor, end_s)
+
+    def _leave_queue(self) -> None:
+        if self._is_in_queue and self._queue >= 0:
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
+        self._is_in_queue = False
+
+    def _give(self) -> None:
+        self._leave_queue()  # after an interrupt
+        if self._descriptor >= 0:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def _let_go(self) -> None:
+        descriptors, self._descriptor, self._queue = (self._descriptor, self._queue), _TO_BE_OPENED, _TO_BE_OPENED
+        self._is_in_queue = False
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)  # that unlocks only if no parent has the file open
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Whether the file could be locked at once."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _flock(descriptor: int, end_s: float | None) -> bool:
+    """Lock the file; whether that came about before `end_s`."""
+    if end_s is None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return True
+    while not _is_locked(descriptor):
+        if time.monotonic() >= end_s:
+            return False
+        time.sleep(_POLL_S)
+    return True

@@ -33,17 +33,29 @@ class Memory(threading.local):
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
-        self._stamp: Stamp = None
+        self._stamp: Stamp | None = None
         self._fresh: dict[str, tuple[int, Any]] = {}
         self._characters = 0
         self._roots: WeakValueDictionary[str, Root] = WeakValueDictionary()
         self._seen: dict[str, int] = {}
+        self._generation = 0
+
+    def check(self, generation: int) -> None:
+        """Forget everything when this is another generation of the database: who holds parts holds nobody's."""
+        if generation != self._generation:
+            self._generation = generation
+            for root in list(self._roots.values()):
+                root.leave()
+            self._roots.clear()
+            self._seen.clear()
+            self.forget_values()
 
     # -- values
 
     def fresh(self, key: str, stamp: Stamp) -> Any:
         """The value under `key` if it is known to be the newest, else `MISSING`."""
         if stamp != self._stamp:
+            self.check(stamp[0])
             self.forget_values()
             self._stamp = stamp
             return MISSING

@@ -58,7 +58,9 @@ def _is_there(pid: int) -> bool:
 def is_gone(owner: str) -> bool:
     """Whether it is sure that this owner does nothing any more."""
     words = owner.split(" ")
-    if len(words) != 5 or words[1:3] != [_boot(), _space()] or not words[3].isdecimal():
+    # copies of one machine may have the same boot, and another name
+    here = [socket.gethostname(), _boot(), _space()]
+    if len(words) != 5 or words[:3] != here or not words[3].isdecimal():
         return False
     return _begun(int(words[3])) not in (words[4], "?")
 

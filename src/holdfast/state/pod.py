@@ -107,7 +107,7 @@ class POD(Handle, MutableMapping[Key, Any]):
 
     def _take_over(self, *, may_migrate: bool) -> None:
         """Import what tastypy has left in the folder, once: that it was is told in the same transaction."""
-        if self._store == _TAKEN_OVER or not exchange.is_of_tastypy(self.path):
+        if self._store == _TAKEN_OVER or isinstance(self.path, str) or not exchange.is_of_tastypy(self.path):
             return
         with POD(self.path, store=_TAKEN_OVER) as taken:
             if self._store in taken:

@@ -23,6 +23,7 @@ class Tally:
     aborted: int
     dead: int
     leased: int
+    todo: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,13 @@ class Wanted:
 class Tasks(Protocol):
     """What a backend does for a tracker. Entries are told in their order."""
 
-    def tally(self) -> Tally: ...
+    def number(self, mark: str) -> int:
+        """How many entries are `done`, `tried`, `aborted`, `dead` or `leased`."""
+        ...
+
+    def tally(self, max_tries: int) -> Tally:
+        """All numbers, of one moment; `todo` as `todo` gives them, without those that are aborted."""
+        ...
 
     def todo(self, after: int | None, limit: int, max_tries: int, *, with_aborted: bool) -> list[Row]:
         """The next entries that are neither done nor tried too often."""

@@ -120,6 +120,9 @@ class Change:
         _fill(self.node, self._before)
 
 
+_WITH_PARTS = frozenset((dict, list))
+
+
 def wrap(value: Any, parent: Any) -> Any:
     """`value` with its lists and dictionaries replaced by tracked ones, below `parent`."""
     if type(value) is dict:
@@ -202,8 +205,11 @@ class TrackedList(list[Any]):
     __slots__ = ("__weakref__", "parent")
 
     def __init__(self, parent: Any, items: Iterable[Any]) -> None:
-        super().__init__([wrap(item, self) for item in items])
+        super().__init__(items)
         self.parent = parent
+        for index, item in enumerate(self):
+            if type(item) in _WITH_PARTS:
+                _list.__setitem__(self, index, wrap(item, self))
 
     def append(self, item: Any) -> None:
         item = plain(item)
@@ -271,8 +277,11 @@ class TrackedDict(dict[str, Any]):
     __slots__ = ("__weakref__", "parent")
 
     def __init__(self, parent: Any, items: dict[str, Any]) -> None:
-        super().__init__({name: wrap(item, self) for name, item in items.items()})
+        super().__init__(items)
         self.parent = parent
+        for name, item in items.items():
+            if type(item) in _WITH_PARTS:
+                _dict.__setitem__(self, name, wrap(item, self))
 
     def __setitem__(self, name: Any, item: Any) -> None:
         if not _is_same_part(self, name, item):

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -271,7 +272,7 @@ class Tracker(POD):
             if lease.owner != me():
                 continue  # a fork: it is the parent's
             with self._writing() as backend:
-                self._end([lease], Ending("tried", most=self.max_tries))
+                self._end(backend, [lease], Ending("tried", most=self.max_tries))
                 row = backend.get(self._store, lease.row.key)
                 if row is not None and load(row.value)["_done"]:
                     self._tasks().note(lease, "done")
@@ -313,12 +314,12 @@ class Tracker(POD):
             self._changed(backend, {lease.row.key: lease.before for lease in leases})
         return leases
 
-    def _end(self, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
-        """End them; those that are somebody else's by now are returned, and unchanged."""
-        with self._writing() as backend:
-            ended = self._tasks().end([lease for lease in leases if lease.owner == me()], ending)
-            self._changed(backend, ended)
-        return [lease for lease in leases if lease.row.key not in ended]
+    def _end(self, backend: Backend, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
+        """In a transaction: end them; those that are somebody else's by now are returned, and unchanged."""
+        ended = self._tasks().end([lease for lease in leases if lease.owner == me()], ending)
+        self._changed(backend, ended)
+        newest = {lease.row.key: lease.token for lease in sorted(leases, key=attrgetter("token"))}
+        return [item for item in leases if item.row.key not in ended or item.token != newest[item.row.key]]
 
     def _changed(self, backend: Backend, befores: Mapping[str, int]) -> None:
         for text, before in befores.items():
@@ -329,11 +330,12 @@ class Tracker(POD):
         """Mark them done, all or none. Raises `LeaseLost`."""
         tasks = list(tasks)
         with self.transaction():
-            late = self._end([task.lease for task in tasks], Ending("done", done=True))
+            backend = self._use()
+            late = self._end(backend, [task.lease for task in tasks], Ending("done", done=True))
             if late:
                 raise _late(self, late[0])
             for task in tasks:
-                task.note_end(self._use())
+                task.note_end(backend)
 
     # -- one task
 
@@ -400,7 +402,7 @@ class Tracker(POD):
 
     def _count(self, name: str) -> int:
         self._flush()
-        return getattr(self._tasks().tally(), name)
+        return self._tasks().number(name)
 
     def num_done(self) -> int:
         return self._count("done")
@@ -432,13 +434,13 @@ class Tracker(POD):
 
     def _fraction(self, name: str) -> float:
         self._flush()
-        tally = self._tasks().tally()
-        return getattr(tally, name) / tally.entries if tally.entries else 0.0
+        entries = len(self)
+        return self._tasks().number(name) / entries if entries else 0.0
 
     def _other_fraction(self, name: str) -> float:
         self._flush()
-        tally = self._tasks().tally()
-        return (tally.entries - getattr(tally, name)) / tally.entries if tally.entries else 0.0
+        entries = len(self)
+        return (entries - self._tasks().number(name)) / entries if entries else 0.0
 
     def percent(self, fraction: float, decimals: int = 2) -> str:
         return percent(fraction, decimals)
@@ -464,8 +466,7 @@ class Tracker(POD):
     def stats(self) -> Progress:
         """Where all stands, and how long what is left will take, as far as attempts that were recorded tell."""
         self._flush()
-        tally, attempts = self._tasks().tally(), self._tasks().attempts(ATTEMPTS)
-        todo = sum(1 for _ in self._todo(False))
+        tally, attempts = self._tasks().tally(self.max_tries), self._tasks().attempts(ATTEMPTS)
         busy_s = _busy_s([(begun_ns, ended_ns) for begun_ns, ended_ns, _ in attempts])
         moved_bytes = sum(size for _, _, size in attempts if size is not None)
         rate_per_s = len(attempts) / busy_s if busy_s else None
@@ -476,11 +477,27 @@ class Tracker(POD):
             tally.aborted,
             tally.dead,
             tally.leased,
-            todo,
+            tally.todo,
             rate_per_s,
             moved_bytes / busy_s if busy_s and moved_bytes else None,
-            todo / rate_per_s if rate_per_s else None,
+            tally.todo / rate_per_s if rate_per_s else None,
         )
+
+    def watch(self, *, every_s: float = 1.0) -> Generator[Progress, None, None]:
+        """How all stands now, and again whenever that has changed, at most so often; until nothing is left to do.
+
+        Nothing is asked meanwhile: the change itself wakes it. What is dead or aborted is not left to do.
+        """
+        with self._use().awaiting_changes() as wait:
+            told: Progress | None = None
+            while told is None or told.todo:
+                standing = self.stats()
+                if standing != told:
+                    yield standing
+                    told = standing
+                    time.sleep(every_s if standing.todo else 0)
+                else:
+                    wait(LEASE_S)
 
 
 class Task:
@@ -514,10 +531,13 @@ class Task:
 
     def done(self, result: Mapping[str, Any] | None = None, *, size_bytes: int | None = None) -> None:
         """It is done; `result` is merged into its value. `size_bytes`: what was moved, for the rate."""
+        ending = Ending("done", done=True, size_bytes=size_bytes)
+        if not result:
+            self._end(ending)
+            return
         with self._tracker.transaction():
-            self._end(Ending("done", done=True, size_bytes=size_bytes))
-            if result:
-                self._tracker.update({self.key: result})
+            self._end(ending)
+            self._tracker.update({self.key: result})
 
     def fail(self, error: object, retry_in_s: float | None = None) -> None:
         """It failed; it may be tried again in so long, or by default in a time that doubles with each attempt.
@@ -527,18 +547,18 @@ class Task:
         if retry_in_s is None:
             wait_s = min(RETRY_S * 2.0 ** min(self.attempt - 1, 60), RETRY_MAX_S)
             retry_in_s = wait_s * random.uniform(0.5, 1.0)  # so that not all come back at once
-        due_ns = time.time_ns() + round(retry_in_s * 1e9)
-        self._end(Ending("failed", most=self._tracker.max_tries, due_ns=due_ns, error=str(error)[:1000]))
+        due_ns = self._tracker._use().now_ns() + round(retry_in_s * 1e9)  # pyright: ignore[reportPrivateUsage]
+        self._end(Ending("failed", most=self._tracker.max_tries, due_ns=due_ns, error=_as_text(error)))
 
     def release(self) -> None:
         """Give it back, as if it had not been tried."""
         self._end(Ending("released", uncounted=True))
 
     def _end(self, ending: Ending) -> None:
-        with self._tracker.transaction():
-            if self._tracker._end([self.lease], ending):  # pyright: ignore[reportPrivateUsage]
+        with self._tracker._writing() as backend:  # pyright: ignore[reportPrivateUsage]
+            if self._tracker._end(backend, [self.lease], ending):  # pyright: ignore[reportPrivateUsage]
                 raise _late(self._tracker, self.lease)
-            self.note_end(self._tracker._use())  # pyright: ignore[reportPrivateUsage]
+            self.note_end(backend)
 
     def note_end(self, backend: Backend) -> None:
         """In a transaction: the attempt is ended, unless that comes to nothing."""
@@ -563,6 +583,11 @@ class Task:
                 self.release()
         except LeaseLost:
             pass  # what was raised in the block says more
+
+
+def _as_text(error: object) -> str:
+    """What any database can hold: no zero byte, no lone surrogate."""
+    return str(error).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")[:1000]
 
 
 def _late(tracker: Tracker, lease: Lease) -> LeaseLost:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.state.test_pod_model import KEYS, VALUES
 
 from holdfast.errors import CapacityError, IntegrityError, InvalidValue, SourceError, StateError
 from holdfast.state import POD, Tracker, exchange, tastypy_format
+from holdfast.testing.conformance.dictionarymachine import KEYS, VALUES
 
 OLD = Path(__file__).parents[2] / "data" / "tastypy-0.0.3"
 ENTRIES: dict[Any, Any] = {"a": [1, {"é": None}], 1: "x", "1": 1.5, ("t", (2,)): True, "\t\n\\": "\u2028"}

@@ -17,7 +17,7 @@ from tests.unit.state.test_exchange import OLD
 from tests.unit.state.test_processes import in_threads
 
 from holdfast.errors import ConflictError, IntegrityError, InvalidValue, LeaseLost
-from holdfast.state import POD, Tracker, owners, sqlite_tasks
+from holdfast.state import POD, Tracker, owners, sql_tasks
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_token_of_what_came_to_nothing_ends_nobodys_lease(tracker: Tracker, ot
     with other.transaction():
         other._tasks()._change(  # type: ignore[attr-defined]
             'UPDATE "entry_main" SET owner = :owner, token = :token WHERE key = :key',
-            [{"owner": "another process", "token": never.token, "key": '"a"'}],
+            {"owner": "another process", "token": never.token, "key": '"a"'},
         )
     for act in (never.done, never.heartbeat, never.release):
         with pytest.raises(LeaseLost):
@@ -246,8 +246,8 @@ def test_a_task_keeps_its_progress(tracker: Tracker, act: Callable[[Any], object
 
 
 def test_attempts_are_recorded_and_forgotten_at_last(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_tasks, "ATTEMPTS", 10)
-    monkeypatch.setattr(sqlite_tasks, "FORGET_EVERY", 5)
+    monkeypatch.setattr(sql_tasks, "ATTEMPTS", 10)
+    monkeypatch.setattr(sql_tasks, "FORGET_EVERY", 5)
     tracker.add("a")
     for _ in range(50):
         tracker.claim()[0].fail("x", retry_in_s=0)

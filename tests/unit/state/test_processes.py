@@ -328,8 +328,8 @@ def test_what_is_held_at_the_end_of_the_process_is_written(tmp_path: Path) -> No
 def test_the_end_of_a_process_does_not_wait_for_a_thread_that_goes_on(tmp_path: Path) -> None:
     program = """
 import sys, threading
-from holdfast.state import POD, sqlite
-sqlite.EXIT_TIMEOUT_S = 0.1
+from holdfast.state import POD, opened
+opened.EXIT_TIMEOUT_S = 0.1
 pod = POD(sys.argv[1])
 begun = threading.Event()
 

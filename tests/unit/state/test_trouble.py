@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from holdfast.errors import ConflictError, InvalidValue, StateError
-from holdfast.state import POD, sqlite
+from holdfast.state import POD, opened
 from holdfast.state.sqlite import SqliteBackend
 
 
@@ -253,13 +253,13 @@ def test_law_1_every_change_is_synced(pod: POD, monkeypatch: pytest.MonkeyPatch,
     pod.update(a=1, l=[], b=2)
     pod.sync()
     synced: list[int] = []
-    whole = SqliteBackend._sync_all
+    whole = SqliteBackend._sync_in
 
     def counted(self: SqliteBackend, connection: Any) -> None:
         synced.append(1)
         whole(self, connection)
 
-    monkeypatch.setattr(SqliteBackend, "_sync_all", counted)
+    monkeypatch.setattr(SqliteBackend, "_sync_in", counted)
     pod.sync()
     assert synced == []
     act(pod)
@@ -274,7 +274,7 @@ def test_a_transaction_that_the_disk_undid_writes_nothing_alone(pod: POD, other:
     with pytest.raises(StateError, match="was undone"), pod.transaction():  # noqa: PT012 (what it undoes)
         pod["b"] = 1
         alias.append(2)
-        backend = sqlite._registry[pod.path.resolve()]
+        backend = opened._registry[str(pod.path.resolve())]
         backend._writing().execute("ROLLBACK")
         pod["c"] = 1
     assert other == {"a": [1]}

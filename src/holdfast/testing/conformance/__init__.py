@@ -1,4 +1,6 @@
-"""Conformance suites: what every driver of a tape drive or a changer must do, as tests that anybody can run on theirs.
+"""Conformance suites: what every driver of a tape drive or a changer, and every database of stores, must do.
+
+Anybody can run them on theirs.
 
 Subclass a suite, give it a stand (how to load, reload and, where that can be simulated, cut the power), and let pytest
 collect it::
@@ -8,11 +10,26 @@ collect it::
         def stand(self) -> DriveStand:
             return MyStand("/dev/nst0")
 
-The cartridges of a stand are scratch: the suites write over them. pytest and hypothesis must be installed.
+The cartridges of a stand are scratch: the suites write over them. Stores need only a fixture `place`, which gives a
+new folder or URL. pytest and hypothesis must be installed.
 """
 
 from holdfast.testing.conformance.changer import ChangerConformance, PortsConformance
+from holdfast.testing.conformance.dictionary import DictionaryConformance
+from holdfast.testing.conformance.dictionarymachine import DictionaryMachine
 from holdfast.testing.conformance.drive import DriveStand, TapeDriveConformance
 from holdfast.testing.conformance.machine import DriveMachine
+from holdfast.testing.conformance.tasks import TrackerConformance
+from holdfast.testing.conformance.trackermachine import TrackerMachine
 
-__all__ = ["ChangerConformance", "DriveMachine", "DriveStand", "PortsConformance", "TapeDriveConformance"]
+__all__ = [
+    "ChangerConformance",
+    "DictionaryConformance",
+    "DictionaryMachine",
+    "DriveMachine",
+    "DriveStand",
+    "PortsConformance",
+    "TapeDriveConformance",
+    "TrackerConformance",
+    "TrackerMachine",
+]

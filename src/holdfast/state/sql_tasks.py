@@ -1,0 +1,273 @@
+"""The tasks of a tracker, in SQL. All that changes anything belongs in a transaction of the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import Any, ClassVar, Protocol
+
+from holdfast.state.entry import Row
+from holdfast.state.owners import is_gone
+from holdfast.state.tables import TRACKER_FORM, Dialect, Looking
+from holdfast.state.tasks import Ending, Lease, Tally, Wanted
+
+CANDIDATES = 256
+"""So many entries are looked at together for a claim that takes not every one."""
+GROUP = 256
+"""So many entries are changed with one statement."""
+LOOK_FOR_THE_LOST_S = 0.1
+"""Whether leases are over, or their owners gone, is looked at so often, and whenever nothing else is free."""
+ATTEMPTS, FORGET_EVERY = 100_000, 1000
+"""So many attempts are kept, and the older ones forgotten now and then."""
+LONGEST_LEASE_S = 10 * 365 * 86_400.0
+_IS_TODO = "done = 0 AND dead = 0"
+_MARKS = {
+    "done": "done = 1",
+    "tried": "tries > 0",
+    "aborted": "aborted = 1",
+    "dead": "dead = 1",
+    "leased": "token IS NOT NULL",
+}
+_BEHIND = " AND seq > :after"
+_AS_CLAIMED = "AND token = :token AND owner = :owner AND rev = :token"
+_MAY_BE_TRIED = "(:max_tries < 1 OR tries < :max_tries)"
+
+
+class Database(Protocol):
+    """What the tasks need of their database."""
+
+    def looking(self) -> AbstractContextManager[Looking]: ...
+
+    dialect: ClassVar[Dialect]
+
+    def now_ns(self) -> int: ...
+    def next_rev(self, store: str) -> int: ...
+    def count(self, store: str) -> int: ...
+
+
+class SqlTasks:
+    """`Tasks` in a table."""
+
+    def __init__(self, database: Database, store: str) -> None:
+        self._database = database
+        self._store = store
+        self._table = f'"entry_{store}"'
+        self._is_key = database.dialect.is_key(":key")
+        self._looked_s = 0.0
+        self._noted = 0
+
+    def _ask(self, query: str, parameters: dict[str, Any] | None = None) -> list[Any]:
+        with self._database.looking() as looking:
+            return looking.connection.execute(query, parameters or {}).fetchall()
+
+    def _change(self, statement: str, words: dict[str, Any]) -> int:
+        """In a transaction; how many rows were changed."""
+        with self._database.looking() as looking:
+            return looking.connection.execute(statement, words).rowcount
+
+    def _next_rev(self) -> int:
+        return self._database.next_rev(self._store)
+
+    def number(self, mark: str) -> int:
+        return self._ask(f"SELECT count(*) FROM {self._table} WHERE {_MARKS[mark]}")[0][0]
+
+    def tally(self, max_tries: int) -> Tally:
+        counts = [f"(SELECT count(*) FROM {self._table} WHERE {condition})" for condition in _MARKS.values()]
+        counts.append(f"(SELECT count(*) FROM {self._table} WHERE {_IS_TODO} AND aborted = 0 AND {_MAY_BE_TRIED})")
+        found = self._ask(f"SELECT {', '.join(counts)}", {"max_tries": max_tries})[0]
+        return Tally(self._database.count(self._store), *found)
+
+    def todo(self, after: int | None, limit: int, max_tries: int, *, with_aborted: bool) -> list[Row]:
+        where = f"{_IS_TODO} {'' if with_aborted else 'AND aborted = 0'} AND {_MAY_BE_TRIED}"
+        return self._rows(where, limit, {"max_tries": max_tries, "after": after})
+
+    def marked(self, mark: str, after: int | None, limit: int) -> list[Row]:
+        return self._rows(f"{mark} = 1", limit, {"after": after})
+
+    def _rows(self, where: str, limit: int, parameters: dict[str, Any]) -> list[Row]:
+        behind = "" if parameters["after"] is None else _BEHIND
+        with self._database.looking() as looking:
+            return looking.rows(self._store, where + behind, limit, parameters)
+
+    # -- claiming
+
+    def claim(self, wanted: Wanted) -> list[Lease]:
+        now_ns = self._database.now_ns()
+        if time.monotonic() - self._looked_s > LOOK_FOR_THE_LOST_S:
+            self._free_what_is_lost(now_ns, wanted.max_tries)
+        found = self._free(wanted, now_ns)
+        if not found and self._free_what_is_lost(now_ns, wanted.max_tries):
+            found = self._free(wanted, now_ns)
+        return self._lease(found, wanted)
+
+    def _free(self, wanted: Wanted, now_ns: int) -> dict[int, int]:
+        """Places and revisions of what is to be claimed, in order."""
+        where = f"{_IS_TODO} {'' if wanted.with_aborted else 'AND aborted = 0'}"
+        where += f" AND token IS NULL AND due_ns <= :now_ns AND {_MAY_BE_TRIED}"
+        words = {"now_ns": now_ns, "max_tries": wanted.max_tries, "after": wanted.after}
+        if wanted.accepts is not None:
+            return {row.seq: row.rev for row in islice(self._accepted(where, words, wanted.accepts), wanted.count)}
+        where += _BEHIND if wanted.after is not None else ""
+        return dict(
+            self._ask(f"SELECT seq, rev FROM {self._table} WHERE {where} ORDER BY seq LIMIT {wanted.count:d}", words)
+        )
+
+    def _accepted(self, where: str, words: dict[str, Any], accepts: Callable[[Row], bool]) -> Iterator[Row]:
+        while page := self._rows(where, CANDIDATES, words):
+            yield from filter(accepts, page)
+            words = words | {"after": page[-1].seq}
+
+    def _lease(self, found: dict[int, int], wanted: Wanted) -> list[Lease]:
+        if not found:
+            return []
+        token, now_ns = self._next_rev(), self._database.now_ns()  # the lease begins when it is given
+        same = {"token": token, "owner": wanted.owner, "now_ns": now_ns, "until_ns": _end_ns(now_ns, wanted.lease_s)}
+        statement = (
+            f"UPDATE {self._table} SET tries = tries + 1, token = :token, owner = :owner, begun_ns = :now_ns, "
+            "until_ns = :until_ns, rev = :token WHERE seq IN ({})"
+        )
+        rows: list[Row] = []
+        with self._database.looking() as looking:
+            for places, words in _in_groups(found):
+                rows += looking.changed(self._store, statement.format(places), same | words)
+        return [
+            Lease(row, token, wanted.owner, TRACKER_FORM.tries(row.value), now_ns, found[row.seq])
+            for row in sorted(rows, key=attrgetter("seq"))
+        ]
+
+    def _free_what_is_lost(self, now_ns: int, max_tries: int) -> int:
+        """End the leases that are over, and those of owners that are gone; how many. An attempt is counted all the same."""
+        self._looked_s = time.monotonic()
+        lost = self._leased("until_ns <= :now_ns", {"now_ns": now_ns})
+        for (owner,) in self._ask(f"SELECT DISTINCT owner FROM {self._table} WHERE token IS NOT NULL"):
+            if is_gone(owner):
+                lost |= self._leased("owner = :owner AND until_ns > :now_ns", {"owner": owner, "now_ns": now_ns})
+        self._set_free(lost, Ending("lost", most=max_tries), now_ns)
+        return len(lost)
+
+    def _leased(self, where: str, parameters: dict[str, Any]) -> dict[int, str]:
+        return dict(self._ask(f"SELECT seq, key FROM {self._table} WHERE token IS NOT NULL AND {where}", parameters))
+
+    # -- ending
+
+    def _set_free(self, seqs: Iterable[int], ending: Ending, now_ns: int) -> None:
+        """End the attempts at these entries, which are claimed, and note them."""
+        noted, changed = _noted(ending, now_ns), self._changed(ending)
+        with self._database.looking() as looking:
+            for places, group in _in_groups(seqs):
+                looking.connection.execute(self._note(places, "owner", "begun_ns"), noted | group)
+                looking.connection.execute(self._free_each(places, ending), changed | group)
+        self._forget_some()
+
+    def _set_free_as_claimed(self, leases: Sequence[Lease], ending: Ending, now_ns: int) -> dict[str, int]:
+        """The same for leases of one claim, where the entries are as they were claimed; the keys of those that are."""
+        first = leases[0]
+        claimed = {"token": first.token, "owner": first.owner}
+        noted = _noted(ending, now_ns) | {"owner": first.owner, "begun_ns": first.begun_ns}
+        changed = self._changed(ending) | claimed
+        ended: list[tuple[int, str]] = []
+        with self._database.looking() as looking:
+            for places, group in _in_groups(lease.row.seq for lease in leases):
+                free = f"{self._free_each(places, ending)} {_AS_CLAIMED} RETURNING seq, key"
+                ended += looking.connection.execute(free, changed | group).fetchall()
+            for places, group in _in_groups(seq for seq, _ in ended):
+                looking.connection.execute(self._note(places, ":owner", ":begun_ns"), noted | group)
+        self._forget_some()
+        return dict.fromkeys((key for _, key in ended), first.token)
+
+    def _note(self, places: str, owner: str, begun_ns: str) -> str:
+        return (
+            f'INSERT INTO "attempt_{self._store}" (key, owner, begun_ns, ended_ns, outcome, size_bytes, error) '
+            f"SELECT key, {owner}, {begun_ns}, :now_ns, :outcome, :size_bytes, :error "
+            f"FROM {self._table} WHERE seq IN ({places}) ORDER BY seq"
+        )
+
+    def _free_each(self, places: str, ending: Ending) -> str:
+        """What becomes of an entry; what stays is not named, as each column that is costs time in its indexes."""
+        changes = ["token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, due_ns = :due_ns, rev = :rev"]
+        if ending.done:
+            changes.append("done = 1")
+        if ending.most:
+            changes.append("dead = CASE WHEN tries >= :most THEN 1 ELSE 0 END")
+        if ending.uncounted:
+            changes.append("tries = CASE WHEN tries > 0 THEN tries - 1 ELSE 0 END")
+        if ending.error is not None:
+            changes.append("error = :error")
+        return f"UPDATE {self._table} SET {', '.join(changes)} WHERE seq IN ({places})"
+
+    def _changed(self, ending: Ending) -> dict[str, Any]:
+        words = {"due_ns": ending.due_ns, "rev": self._next_rev()}
+        words |= {"most": ending.most} if ending.most else {}
+        return words | ({} if ending.error is None else {"error": ending.error})
+
+    def _forget_some(self) -> None:
+        self._noted += 1
+        if self._noted % FORGET_EVERY == 0:
+            table = f'"attempt_{self._store}"'
+            self._change(f"DELETE FROM {table} WHERE id <= (SELECT max(id) FROM {table}) - :kept", {"kept": ATTEMPTS})
+
+    def end(self, leases: Sequence[Lease], ending: Ending) -> dict[str, int]:
+        now_ns = self._database.now_ns()
+        ended: dict[str, int] = {}
+        for _, claimed in groupby(leases, key=attrgetter("token", "owner")):
+            ended |= self._set_free_as_claimed(list(claimed), ending, now_ns)
+        if len(ended) < len(leases):
+            held = self._held([lease for lease in leases if lease.row.key not in ended])
+            self._set_free(held, ending, now_ns)
+            ended |= dict(held.values())
+        return ended
+
+    def _held(self, leases: Sequence[Lease]) -> dict[int, tuple[str, int]]:
+        """Of those that are still theirs who have them: the entries' places, keys and revisions."""
+        tokens = {lease.row.key: (lease.token, lease.owner) for lease in leases}
+        found: dict[int, tuple[str, int]] = {}
+        for places, words in _in_groups(tokens):
+            among = self._database.dialect.is_among(places.split(", "))
+            rows = self._ask(f"SELECT seq, key, token, owner, rev FROM {self._table} WHERE {among}", words)
+            found |= {seq: (key, rev) for seq, key, token, owner, rev in rows if tokens.get(key) == (token, owner)}
+        return found
+
+    def note(self, lease: Lease, outcome: str) -> None:
+        words = {"key": lease.row.key, "owner": lease.owner, "begun_ns": lease.begun_ns, "outcome": outcome}
+        self._change(
+            f'INSERT INTO "attempt_{self._store}" (key, owner, begun_ns, ended_ns, outcome) '
+            "VALUES (:key, :owner, :begun_ns, :now_ns, :outcome)",
+            words | {"now_ns": self._database.now_ns()},
+        )
+
+    def extend(self, lease: Lease, lease_s: float) -> bool:
+        until_ns = _end_ns(self._database.now_ns(), lease_s)
+        statement = (
+            f"UPDATE {self._table} SET until_ns = :until_ns WHERE {self._is_key} AND token = :token AND owner = :owner"
+        )
+        words = {"until_ns": until_ns, "key": lease.row.key, "token": lease.token, "owner": lease.owner}
+        return self._change(statement, words) > 0
+
+    def revive(self, key: str | None) -> int:
+        where = "dead = 1" if key is None else self._is_key
+        statement = f"UPDATE {self._table} SET dead = 0, tries = 0, due_ns = 0, rev = :rev WHERE {where}"
+        words = {"rev": self._next_rev()} | ({} if key is None else {"key": key})
+        return self._change(statement, words)
+
+    def attempts(self, limit: int) -> list[tuple[int, int, int | None]]:
+        query = f"SELECT begun_ns, ended_ns, size_bytes FROM \"attempt_{self._store}\" WHERE outcome = 'done'"
+        return self._ask(f"{query} ORDER BY id DESC LIMIT {limit:d}")
+
+
+def _in_groups(values: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names of parameters, for `IN (...)`, and what they stand for; a few at a time."""
+    pending = iter(values)
+    while group := tuple(islice(pending, GROUP)):
+        words = {f"p{number}": value for number, value in enumerate(group)}
+        yield ", ".join(f":{name}" for name in words), words
+
+
+def _noted(ending: Ending, now_ns: int) -> dict[str, Any]:
+    return {"now_ns": now_ns, "outcome": ending.outcome, "size_bytes": ending.size_bytes, "error": ending.error}
+
+
+def _end_ns(begin_ns: int, lease_s: float) -> int:
+    return begin_ns + round(min(lease_s, LONGEST_LEASE_S) * 1e9)
