@@ -12,8 +12,10 @@
 from holdfast.state.backend import Durability
 from holdfast.state.keys import Key
 from holdfast.state.pod import POD
+from holdfast.state.progress import Progress
 from holdfast.state.runs import Run, RunLog, vault_lock
-from holdfast.state.tracker import Progress, Task, Tracker
+from holdfast.state.task import Task
+from holdfast.state.tracker import Tracker
 
 PersistentOrderedDict = POD
 SharedPOD = POD

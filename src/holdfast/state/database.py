@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -23,12 +23,22 @@ from holdfast.state.backend import Durability, Reader, Stamp
 from holdfast.state.entry import Row
 from holdfast.state.locks import TurnLock
 from holdfast.state.sql_tasks import SqlTasks
-from holdfast.state.tables import Connection, Dialect, Looking, StoreNumbers, check_sum, statements_for
+from holdfast.state.tables import (
+    NO_MARKS,
+    STORE_NUMBERS,
+    Connection,
+    Dialect,
+    Looking,
+    StoreNumbers,
+    check_sum,
+    statements_for,
+)
 from holdfast.state.tasks import Tasks
 
 STORE_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 GROUP = 5000
 """So many entries are written with one call."""
+_SET_NUMBERS = f"UPDATE store SET {', '.join(f'{name} = ?' for name in STORE_NUMBERS)} WHERE name = ?"
 
 
 @dataclass(slots=True)
@@ -92,6 +102,7 @@ class Database(ABC):
         self._kinds: dict[str, str] = {}
         self._given_revs: dict[str, int] = {}
         self._current = ContextVar[object](f"the transaction of {place} that this thread, or this task of it, is in")
+        self._is_key = self.dialect.is_key(":key")
         self._explained, self._looking_inside = _Explained(self), _LookingInside(self)
         self._nothing_open()
 
@@ -108,8 +119,6 @@ class Database(ABC):
         self._tell: list[Callable[[bool], object]] = []
         self._full = False
         self._states: dict[str, StoreNumbers] = {}
-        self._taken_revs: dict[str, int] = {}
-        self._first_revs: dict[str, int] = {}
 
     # -- what a backend adds
 
@@ -329,8 +338,7 @@ class Database(ABC):
         numbers = self._states.get(store)
         if row is None:
             return numbers is None or not numbers.removed
-        first_rev = self._first_revs.get(store) if numbers is None else numbers.first_rev
-        return first_rev is None or row.rev <= first_rev
+        return numbers is None or row.rev <= numbers.first_rev
 
     def is_first(self, what: object) -> bool:
         told = self._levels[-1].told
@@ -394,7 +402,6 @@ class Database(ABC):
         if connection.in_transaction:  # an interrupt came in before the last one was known to have begun
             connection.execute("ROLLBACK")
         self._states, self._undo, self._tell, self._full = {}, [], [], full
-        self._taken_revs, self._first_revs = {}, {}
         self._is_doomed = self._is_committing = False
         self._transactions += 1
         self._token = object()
@@ -416,10 +423,7 @@ class Database(ABC):
             connection.execute(f"RELEASE level_{level}")
             return
         for store, numbers in self._states.items():
-            connection.execute(
-                "UPDATE store SET entries = ?, first_seq = ?, last_seq = ?, rev = ? WHERE name = ?",
-                (numbers.entries, numbers.first_seq, numbers.last_seq, numbers.rev, store),
-            )
+            connection.execute(_SET_NUMBERS, (*numbers.row(), store))
         self._is_committing = True
         self._commit_in(connection, full=self._full)
         self._committed(connection)
@@ -478,9 +482,8 @@ class Database(ABC):
         return bool(self._levels) and self._is_committing and not failed and not connection.in_transaction
 
     def _give_no_rev_twice(self) -> None:
-        taken = [*self._taken_revs.items(), *((store, numbers.rev) for store, numbers in self._states.items())]
-        for store, rev in taken:
-            self._given_revs[store] = max(rev, self._given_revs.get(store, 0))
+        for store, numbers in self._states.items():
+            self._given_revs[store] = max(numbers.rev, self._given_revs.get(store, 0))
 
     def whole(self) -> Looking:
         """In a transaction: the connection that writes. After some errors it is undone by itself."""
@@ -501,26 +504,28 @@ class Database(ABC):
     # -- writing, in a transaction
 
     def next_rev(self, store: str) -> int:
-        """In a transaction: a revision that was never given, without asking for the store's other numbers."""
-        if store in self._states:
-            self._states[store].rev += 1
-            return self._states[store].rev
-        given = self._given_revs.get(store, 0)
-        statement = f"UPDATE store SET rev = CASE WHEN rev < {given:d} THEN {given:d} ELSE rev END + 1 WHERE name = ? RETURNING rev"
-        (rev,) = self._writing().execute(statement, (store,)).fetchone()
-        self._taken_revs[store] = rev
-        self._first_revs.setdefault(store, rev - 1)
-        return rev
+        """In a transaction: a revision that was never given."""
+        numbers = self.numbers(store)
+        numbers.rev += 1
+        return numbers.rev
 
     def numbers(self, store: str) -> StoreNumbers:
         """In a transaction: what it has made of a store's own numbers."""
         if store not in self._states:
-            query = "SELECT entries, first_seq, last_seq, rev FROM store WHERE name = ?"
-            found = self._writing().execute(query, (store,)).fetchone()
-            self._states[store] = numbers = StoreNumbers(*found)
+            self._states[store] = numbers = self.whole().numbers(store)
             numbers.rev = max(numbers.rev, self._given_revs.get(store, 0))
-            numbers.first_rev = self._first_revs.get(store, numbers.first_rev)
         return self._states[store]
+
+    @contextmanager
+    def recounting(self, store: str, where: str, words: Mapping[str, Any]) -> Generator[None, None, None]:
+        """In a transaction: the block changes no entries but these; they are counted before and after it."""
+        looking = self.whole()
+        if not looking.form(store).has_marks:
+            yield
+            return
+        before = looking.marks(store, where, words)
+        yield
+        self.numbers(store).recount(before, looking.marks(store, where, words))
 
     def put(self, store: str, key: str, value: str) -> Row:
         with self._explained:
@@ -531,7 +536,8 @@ class Database(ABC):
             form = self.whole().form(store)
             stored = form.stored(value)
             row = (proposed, key, state.rev, check_sum(key, stored[0]), *stored)
-            found = connection.execute(f"{form.upsert(store, self.dialect)} RETURNING seq", row).fetchone()
+            with self.recounting(store, self._is_key, {"key": key}):
+                found = connection.execute(f"{form.upsert(store, self.dialect)} RETURNING seq", row).fetchone()
             (seq,) = found or self._same_digest(store, key)
             if seq == proposed:
                 state.last_seq = proposed
@@ -542,7 +548,13 @@ class Database(ABC):
         pending = iter(pairs)
         while group := list(islice(pending, GROUP)):
             with self._explained:
-                self._put_group(store, group)
+                among, words = self._among([key for key, _ in group])
+                with self.recounting(store, among, words):
+                    self._put_group(store, group)
+
+    def _among(self, keys: list[str]) -> tuple[str, dict[str, str]]:
+        words = {f"k{number}": key for number, key in enumerate(keys)}
+        return self.dialect.is_among([f":{name}" for name in words]), words
 
     def _put_group(self, store: str, group: list[tuple[str, str]]) -> None:
         connection = self._writing()
@@ -572,8 +584,9 @@ class Database(ABC):
         with self._explained:
             connection = self._writing()
             state = self.numbers(store)
-            statement = f'DELETE FROM "entry_{store}" WHERE {self.dialect.is_key(":key")}'
-            gone = connection.execute(statement, {"key": key}).rowcount
+            statement = f'DELETE FROM "entry_{store}" WHERE {self._is_key}'
+            with self.recounting(store, self._is_key, {"key": key}):
+                gone = connection.execute(statement, {"key": key}).rowcount
             state.entries -= gone
             state.removed = True
             return gone > 0
@@ -582,14 +595,14 @@ class Database(ABC):
         with self._explained:
             state = self.numbers(store)
             self._writing().execute(f'DELETE FROM "entry_{store}"')
-            state.entries, state.removed = 0, True
+            state.entries, state.marks, state.removed = 0, NO_MARKS, True
 
     def move(self, store: str, key: str, *, last: bool) -> bool:
         with self._explained:
             connection = self._writing()
             state = self.numbers(store)
             seq = state.last_seq + 1 if last else state.first_seq - 1
-            statement = f'UPDATE "entry_{store}" SET seq = :seq WHERE {self.dialect.is_key(":key")}'
+            statement = f'UPDATE "entry_{store}" SET seq = :seq WHERE {self._is_key}'
             if not connection.execute(statement, {"seq": seq, "key": key}).rowcount:
                 return False
             state.first_seq, state.last_seq = min(seq, state.first_seq), max(seq, state.last_seq)

@@ -243,13 +243,16 @@ class Handle:
 
     def _wrote(self, backend: Backend, texts: Iterable[str]) -> None:
         """In a transaction: these entries are not safe from a power cut, unless its commit is."""
-        keys = dict.fromkeys(text for text in texts if backend.is_first((id(self), text)))
+        self._wrote_all(backend, dict.fromkeys(text for text in texts if backend.is_first((id(self), text))))
+
+    def _wrote_all(self, backend: Backend, keys: Mapping[str, object]) -> None:
+        """The same where they are many, or there is nothing of them to remember but this."""
 
         def committed(is_power_safe: bool) -> None:
             if is_power_safe:
                 self._all_safe()
             else:
-                self._dirty.update(keys)
+                self._dirty.update(dict.fromkeys(keys))
                 self._is_unsynced = True
 
         backend.on_commit(committed)

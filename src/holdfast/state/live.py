@@ -17,7 +17,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from holdfast.state.tracker import Progress as Standing
+from holdfast.state.progress import Progress as Standing
 from holdfast.state.tracker import Tracker
 from holdfast.values import show_bytes, show_seconds
 

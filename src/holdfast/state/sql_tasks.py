@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from itertools import groupby, islice
 from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 
 from holdfast.state.entry import Row
 from holdfast.state.owners import is_gone
-from holdfast.state.tables import TRACKER_FORM, Dialect, Looking
-from holdfast.state.tasks import Ending, Lease, Tally, Wanted
+from holdfast.state.tables import MARKS, NO_MARKS, TRACKER_FORM, Dialect, Looking, StoreNumbers
+from holdfast.state.tasks import Claim, Ending, Lease, Tally, Wanted
 
 CANDIDATES = 256
 """So many entries are looked at together for a claim that takes not every one."""
@@ -23,16 +24,13 @@ LOOK_FOR_THE_LOST_S = 0.1
 ATTEMPTS, FORGET_EVERY = 100_000, 1000
 """So many attempts are kept, and the older ones forgotten now and then."""
 LONGEST_LEASE_S = 10 * 365 * 86_400.0
+_NAMES = tuple(f"p{number}" for number in range(GROUP))
+_TRIES = 5 + TRACKER_FORM.own.index("tries")
+"""Where that stands in what `Looking.changed` gives."""
 _IS_TODO = "done = 0 AND dead = 0"
-_MARKS = {
-    "done": "done = 1",
-    "tried": "tries > 0",
-    "aborted": "aborted = 1",
-    "dead": "dead = 1",
-    "leased": "token IS NOT NULL",
-}
 _BEHIND = " AND seq > :after"
 _AS_CLAIMED = "AND token = :token AND owner = :owner AND rev = :token"
+_MOVED_BYTES = "CASE WHEN :outcome = 'done' THEN coalesce(:size_bytes, size_bytes) ELSE :size_bytes END"
 _MAY_BE_TRIED = "(:max_tries < 1 OR tries < :max_tries)"
 
 
@@ -45,7 +43,9 @@ class Database(Protocol):
 
     def now_ns(self) -> int: ...
     def next_rev(self, store: str) -> int: ...
-    def count(self, store: str) -> int: ...
+    def numbers(self, store: str) -> StoreNumbers: ...
+    def inside(self) -> bool: ...
+    def recounting(self, store: str, where: str, words: Mapping[str, Any]) -> AbstractContextManager[None]: ...
 
 
 class SqlTasks:
@@ -72,13 +72,22 @@ class SqlTasks:
         return self._database.next_rev(self._store)
 
     def number(self, mark: str) -> int:
-        return self._ask(f"SELECT count(*) FROM {self._table} WHERE {_MARKS[mark]}")[0][0]
+        return dict(zip(MARKS, self._numbers().marks, strict=True))[mark]
+
+    def _numbers(self) -> StoreNumbers:
+        if self._database.inside():
+            return self._database.numbers(self._store)
+        with self._database.looking() as looking:
+            return looking.numbers(self._store)
 
     def tally(self, max_tries: int) -> Tally:
-        counts = [f"(SELECT count(*) FROM {self._table} WHERE {condition})" for condition in _MARKS.values()]
-        counts.append(f"(SELECT count(*) FROM {self._table} WHERE {_IS_TODO} AND aborted = 0 AND {_MAY_BE_TRIED})")
-        found = self._ask(f"SELECT {', '.join(counts)}", {"max_tries": max_tries})[0]
-        return Tally(self._database.count(self._store), *found)
+        with self._database.looking() as looking:
+            numbers = self._numbers()
+            columns = "count(*), count(size_bytes), CAST(coalesce(sum(size_bytes), 0) AS BIGINT)"
+            where = f"{_IS_TODO} AND aborted = 0 AND {_MAY_BE_TRIED}"
+            query = f"SELECT {columns} FROM {self._table} WHERE {where}"
+            todo = looking.connection.execute(query, {"max_tries": max_tries}).fetchone()
+        return Tally(numbers.entries, *numbers.marks, *todo)
 
     def todo(self, after: int | None, limit: int, max_tries: int, *, with_aborted: bool) -> list[Row]:
         where = f"{_IS_TODO} {'' if with_aborted else 'AND aborted = 0'} AND {_MAY_BE_TRIED}"
@@ -94,7 +103,7 @@ class SqlTasks:
 
     # -- claiming
 
-    def claim(self, wanted: Wanted) -> list[Lease]:
+    def claim(self, wanted: Wanted) -> Claim:
         now_ns = self._database.now_ns()
         if time.monotonic() - self._looked_s > LOOK_FOR_THE_LOST_S:
             self._free_what_is_lost(now_ns, wanted.max_tries)
@@ -120,23 +129,34 @@ class SqlTasks:
             yield from filter(accepts, page)
             words = words | {"after": page[-1].seq}
 
-    def _lease(self, found: dict[int, int], wanted: Wanted) -> list[Lease]:
+    def _lease(self, found: dict[int, int], wanted: Wanted) -> Claim:
         if not found:
-            return []
+            return Claim({}, list)
         token, now_ns = self._next_rev(), self._database.now_ns()  # the lease begins when it is given
         same = {"token": token, "owner": wanted.owner, "now_ns": now_ns, "until_ns": _end_ns(now_ns, wanted.lease_s)}
         statement = (
             f"UPDATE {self._table} SET tries = tries + 1, token = :token, owner = :owner, begun_ns = :now_ns, "
             "until_ns = :until_ns, rev = :token WHERE seq IN ({})"
         )
-        rows: list[Row] = []
+        rows: list[tuple[Any, ...]] = []
         with self._database.looking() as looking:
             for places, words in _in_groups(found):
                 rows += looking.changed(self._store, statement.format(places), same | words)
-        return [
-            Lease(row, token, wanted.owner, TRACKER_FORM.tries(row.value), now_ns, found[row.seq])
-            for row in sorted(rows, key=attrgetter("seq"))
-        ]
+        first_tries = sum(row[_TRIES] == 1 for row in rows)
+        self._recount(tried=first_tries, leased=len(rows))
+
+        def leases() -> list[Lease]:
+            tries = {row[0]: row[_TRIES] for row in rows}
+            return [
+                Lease(row, token, wanted.owner, tries[row.seq], now_ns, found[row.seq])
+                for row in looking.checked(self._store, rows)
+            ]
+
+        return Claim({row[1]: found[row[0]] for row in rows}, leases)
+
+    def _recount(self, **more: int) -> None:
+        """In a transaction: there are so many more entries of these marks."""
+        self._database.numbers(self._store).recount(NO_MARKS, tuple(more.get(mark, 0) for mark in MARKS))
 
     def _free_what_is_lost(self, now_ns: int, max_tries: int) -> int:
         """End the leases that are over, and those of owners that are gone; how many. An attempt is counted all the same."""
@@ -159,7 +179,8 @@ class SqlTasks:
         with self._database.looking() as looking:
             for places, group in _in_groups(seqs):
                 looking.connection.execute(self._note(places, "owner", "begun_ns"), noted | group)
-                looking.connection.execute(self._free_each(places, ending), changed | group)
+                with self._database.recounting(self._store, f"seq IN ({places})", group):
+                    looking.connection.execute(self._free_each(places, ending), changed | group)
         self._forget_some()
 
     def _set_free_as_claimed(self, leases: Sequence[Lease], ending: Ending, now_ns: int) -> dict[str, int]:
@@ -172,16 +193,26 @@ class SqlTasks:
         with self._database.looking() as looking:
             for places, group in _in_groups(lease.row.seq for lease in leases):
                 free = f"{self._free_each(places, ending)} {_AS_CLAIMED} RETURNING seq, key"
-                ended += looking.connection.execute(free, changed | group).fetchall()
+                with self._recounting_ended(ending, places, group):
+                    freed = looking.connection.execute(free, changed | group).fetchall()
+                if _is_only_done(ending):
+                    self._recount(done=len(freed), leased=-len(freed))
+                ended += freed
             for places, group in _in_groups(seq for seq, _ in ended):
                 looking.connection.execute(self._note(places, ":owner", ":begun_ns"), noted | group)
         self._forget_some()
         return dict.fromkeys((key for _, key in ended), first.token)
 
+    def _recounting_ended(self, ending: Ending, places: str, group: dict[str, Any]) -> AbstractContextManager[None]:
+        """Nothing is counted for those that are done: none that is claimed was, and nothing else becomes of them."""
+        if _is_only_done(ending):
+            return nullcontext()
+        return self._database.recounting(self._store, f"seq IN ({places})", group)
+
     def _note(self, places: str, owner: str, begun_ns: str) -> str:
         return (
             f'INSERT INTO "attempt_{self._store}" (key, owner, begun_ns, ended_ns, outcome, size_bytes, error) '
-            f"SELECT key, {owner}, {begun_ns}, :now_ns, :outcome, :size_bytes, :error "
+            f"SELECT key, {owner}, {begun_ns}, :now_ns, :outcome, {_MOVED_BYTES}, :error "
             f"FROM {self._table} WHERE seq IN ({places}) ORDER BY seq"
         )
 
@@ -231,12 +262,8 @@ class SqlTasks:
         return found
 
     def note(self, lease: Lease, outcome: str) -> None:
-        words = {"key": lease.row.key, "owner": lease.owner, "begun_ns": lease.begun_ns, "outcome": outcome}
-        self._change(
-            f'INSERT INTO "attempt_{self._store}" (key, owner, begun_ns, ended_ns, outcome) '
-            "VALUES (:key, :owner, :begun_ns, :now_ns, :outcome)",
-            words | {"now_ns": self._database.now_ns()},
-        )
+        noted = _noted(Ending(outcome), self._database.now_ns()) | {"owner": lease.owner, "begun_ns": lease.begun_ns}
+        self._change(self._note(":seq", ":owner", ":begun_ns"), noted | {"seq": lease.row.seq})
 
     def extend(self, lease: Lease, lease_s: float) -> bool:
         until_ns = _end_ns(self._database.now_ns(), lease_s)
@@ -247,22 +274,34 @@ class SqlTasks:
         return self._change(statement, words) > 0
 
     def revive(self, key: str | None) -> int:
-        where = "dead = 1" if key is None else self._is_key
+        where, words = ("dead = 1", dict[str, Any]()) if key is None else (self._is_key, {"key": key})
+        with self._database.looking() as looking:
+            before = looking.marks(self._store, where, words)
         statement = f"UPDATE {self._table} SET dead = 0, tries = 0, due_ns = 0, rev = :rev WHERE {where}"
-        words = {"rev": self._next_rev()} | ({} if key is None else {"key": key})
-        return self._change(statement, words)
+        changed = self._change(statement, words | {"rev": self._next_rev()})
+        there = dict(zip(MARKS, before, strict=True))
+        self._recount(dead=-there["dead"], tried=-there["tried"])
+        return changed
 
     def attempts(self, limit: int) -> list[tuple[int, int, int | None]]:
         query = f"SELECT begun_ns, ended_ns, size_bytes FROM \"attempt_{self._store}\" WHERE outcome = 'done'"
         return self._ask(f"{query} ORDER BY id DESC LIMIT {limit:d}")
 
 
+def _is_only_done(ending: Ending) -> bool:
+    return ending.done and not ending.uncounted and not ending.most
+
+
 def _in_groups(values: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names of parameters, for `IN (...)`, and what they stand for; a few at a time."""
     pending = iter(values)
     while group := tuple(islice(pending, GROUP)):
-        words = {f"p{number}": value for number, value in enumerate(group)}
-        yield ", ".join(f":{name}" for name in words), words
+        yield _places(len(group)), dict(zip(_NAMES, group, strict=False))
+
+
+@cache
+def _places(count: int) -> str:
+    return ", ".join(f":{name}" for name in _NAMES[:count])
 
 
 def _noted(ending: Ending, now_ns: int) -> dict[str, Any]:

@@ -15,7 +15,10 @@ from holdfast.state.entry import Row
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many entries a tracker has, and of which kinds."""
+    """How many entries a tracker has, and of which kinds.
+
+    Of the `todo`, so many say how large they are, all together `todo_bytes`.
+    """
 
     entries: int
     done: int
@@ -24,6 +27,8 @@ class Tally:
     dead: int
     leased: int
     todo: int
+    todo_sized: int
+    todo_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,23 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim took: the keys, each with its revision before.
+
+    `leases`: gives the leases, in the order of the entries, when the transaction is over or before; raises
+    `IntegrityError` for an entry that is not as it was written.
+    """
+
+    befores: dict[str, int]
+    leases: Callable[[], list[Lease]]
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ends. `most`: it is dead if it was tried so often, unless that is 0."""
+    """How an attempt ends. `most`: it is dead if it was tried so often, unless that is 0.
+
+    `size_bytes`: what it moved; what the entry's value says, unless it is told.
+    """
 
     outcome: str
     done: bool = False
@@ -86,7 +106,7 @@ class Tasks(Protocol):
         """The next entries that are `done`, `aborted` or `dead`."""
         ...
 
-    def claim(self, wanted: Wanted) -> list[Lease]:
+    def claim(self, wanted: Wanted) -> Claim:
         """In a transaction: take what is free and due."""
         ...
 

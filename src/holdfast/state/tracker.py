@@ -15,18 +15,15 @@ there; they are written like everything else, and counted exactly, whoever write
 
 from __future__ import annotations
 
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
-from holdfast.errors import DuplicateKeyError, InvalidValue, LeaseLost
+from holdfast.errors import DuplicateKeyError, InvalidValue
 from holdfast.state.backend import Backend, Durability
 from holdfast.state.entry import Row
 from holdfast.state.jsonvalue import dump, load
@@ -34,36 +31,15 @@ from holdfast.state.keys import Key, key_text, parse_key
 from holdfast.state.memory import MISSING
 from holdfast.state.owners import me
 from holdfast.state.pod import DEFAULT_FILE_SIZE, DEFAULT_SYNC_AT, POD, groups, pairs_of
+from holdfast.state.progress import Progress, percent, progress
 from holdfast.state.tables import TRACKER_KIND
-from holdfast.state.tasks import Ending, Lease, Tasks, Wanted
+from holdfast.state.task import LEASE_S, Task, lease_lost, note_ends
+from holdfast.state.tasks import Claim, Ending, Lease, Tasks, Wanted
 from holdfast.state.views import PAGE
 
-LEASE_S = 300.0
-"""How long a claim lasts, unless it is extended or its owner is seen to be gone."""
-RETRY_S, RETRY_MAX_S = 1.0, 3600.0
-"""After its first failure a task waits so long, and twice as long after each further one, up to the second."""
 ATTEMPTS = 1000
 """From so many of the last attempts it is told how fast work goes."""
 _NEW: dict[str, Any] = {"_tries": 0, "_done": False, "_aborted": False}
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a tracker stands. `rate_per_s` is that of the time in which anybody was at work, of the last attempts.
-
-    `eta_s` is how much of such time is left, as far as that can be told.
-    """
-
-    entries: int
-    done: int
-    tried: int
-    aborted: int
-    dead: int
-    leased: int
-    todo: int
-    rate_per_s: float | None
-    bytes_per_s: float | None
-    eta_s: float | None
 
 
 class Tracker(POD):
@@ -272,7 +248,7 @@ class Tracker(POD):
             if lease.owner != me():
                 continue  # a fork: it is the parent's
             with self._writing() as backend:
-                self._end(backend, [lease], Ending("tried", most=self.max_tries))
+                self.end(backend, [lease], Ending("tried", most=self.max_tries))
                 row = backend.get(self._store, lease.row.key)
                 if row is not None and load(row.value)["_done"]:
                     self._tasks().note(lease, "done")
@@ -310,32 +286,41 @@ class Tracker(POD):
 
         wanted = Wanted(n, me(), lease_s, self.max_tries, allow_aborted, after, accepts if where else None)
         with self._writing() as backend:
-            leases = self._tasks().claim(wanted)
-            self._changed(backend, {lease.row.key: lease.before for lease in leases})
-        return leases
+            claim = self._claim(backend, wanted)
+        return claim.leases()  # when others may write again
 
-    def _end(self, backend: Backend, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
+    def _claim(self, backend: Backend, wanted: Wanted) -> Claim:
+        claim = self._tasks().claim(wanted)
+        self._changed(backend, claim.befores)
+        return claim
+
+    def end(self, backend: Backend, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
         """In a transaction: end them; those that are somebody else's by now are returned, and unchanged."""
-        ended = self._tasks().end([lease for lease in leases if lease.owner == me()], ending)
+        owner = me()
+        ended = self._tasks().end([lease for lease in leases if lease.owner == owner], ending)
         self._changed(backend, ended)
+        if len(ended) == len(leases):
+            return []
         newest = {lease.row.key: lease.token for lease in sorted(leases, key=attrgetter("token"))}
         return [item for item in leases if item.row.key not in ended or item.token != newest[item.row.key]]
 
     def _changed(self, backend: Backend, befores: Mapping[str, int]) -> None:
-        for text, before in befores.items():
-            self._memory.wrote(text, before, backend)
-        self._wrote(backend, befores)
+        for text in self._memory.seen_among(befores):
+            self._memory.wrote(text, befores[text], backend)
+        self._wrote_all(backend, befores)
 
-    def finish(self, tasks: Iterable[Task]) -> None:
-        """Mark them done, all or none. Raises `LeaseLost`."""
-        tasks = list(tasks)
+    def finish(self, tasks: Iterable[Task], *, claim: int = 0, lease_s: float = LEASE_S) -> list[Task]:
+        """Mark them done, all or none, and claim so many others at once, as `claim` does. Raises `LeaseLost`."""
+        tasks, claimed = list(tasks), None
         with self.transaction():
             backend = self._use()
-            late = self._end(backend, [task.lease for task in tasks], Ending("done", done=True))
+            late = self.end(backend, [task.lease for task in tasks], Ending("done", done=True))
             if late:
-                raise _late(self, late[0])
-            for task in tasks:
-                task.note_end(backend)
+                raise lease_lost(self, late[0])
+            note_ends(tasks, backend)
+            if claim:
+                claimed = self._claim(backend, Wanted(claim, me(), lease_s, self.max_tries))
+        return [Task(self, lease) for lease in claimed.leases()] if claimed else []
 
     # -- one task
 
@@ -466,22 +451,7 @@ class Tracker(POD):
     def stats(self) -> Progress:
         """Where all stands, and how long what is left will take, as far as attempts that were recorded tell."""
         self._flush()
-        tally, attempts = self._tasks().tally(self.max_tries), self._tasks().attempts(ATTEMPTS)
-        busy_s = _busy_s([(begun_ns, ended_ns) for begun_ns, ended_ns, _ in attempts])
-        moved_bytes = sum(size for _, _, size in attempts if size is not None)
-        rate_per_s = len(attempts) / busy_s if busy_s else None
-        return Progress(
-            tally.entries,
-            tally.done,
-            tally.tried,
-            tally.aborted,
-            tally.dead,
-            tally.leased,
-            tally.todo,
-            rate_per_s,
-            moved_bytes / busy_s if busy_s and moved_bytes else None,
-            tally.todo / rate_per_s if rate_per_s else None,
-        )
+        return progress(self._tasks().tally(self.max_tries), self._tasks().attempts(ATTEMPTS))
 
     def watch(self, *, every_s: float = 1.0) -> Generator[Progress, None, None]:
         """How all stands now, and again whenever that has changed, at most so often; until nothing is left to do.
@@ -500,124 +470,11 @@ class Tracker(POD):
                     wait(LEASE_S)
 
 
-class Task:
-    """A claimed task. As a context manager it is done when the block ends, and has failed when that raises.
-
-    `token` grows with each claim: pass it on to whatever must not take orders from who comes late. Every method raises
-    `LeaseLost` when the task is somebody else's by now.
-    """
-
-    def __init__(self, tracker: Tracker, lease: Lease) -> None:
-        self.lease = lease
-        self.token = lease.token
-        self.attempt = lease.attempt
-        self.is_ended = False
-        self._tracker = tracker
-
-    @property
-    def key(self) -> Key:
-        return parse_key(self.lease.row.key)
-
-    @property
-    def value(self) -> dict[str, Any]:
-        """A copy of what it was when it was claimed."""
-        return load(self.lease.row.value)
-
-    def heartbeat(self, lease_s: float = LEASE_S) -> None:
-        """Let the lease last so long from now."""
-        with self._tracker._writing():  # pyright: ignore[reportPrivateUsage]
-            if self.lease.owner != me() or not self._tracker._tasks().extend(self.lease, lease_s):  # pyright: ignore[reportPrivateUsage]
-                raise _late(self._tracker, self.lease)
-
-    def done(self, result: Mapping[str, Any] | None = None, *, size_bytes: int | None = None) -> None:
-        """It is done; `result` is merged into its value. `size_bytes`: what was moved, for the rate."""
-        ending = Ending("done", done=True, size_bytes=size_bytes)
-        if not result:
-            self._end(ending)
-            return
-        with self._tracker.transaction():
-            self._end(ending)
-            self._tracker.update({self.key: result})
-
-    def fail(self, error: object, retry_in_s: float | None = None) -> None:
-        """It failed; it may be tried again in so long, or by default in a time that doubles with each attempt.
-
-        After `max_tries` attempts it is dead, and only `retry_dead` brings it back.
-        """
-        if retry_in_s is None:
-            wait_s = min(RETRY_S * 2.0 ** min(self.attempt - 1, 60), RETRY_MAX_S)
-            retry_in_s = wait_s * random.uniform(0.5, 1.0)  # so that not all come back at once
-        due_ns = self._tracker._use().now_ns() + round(retry_in_s * 1e9)  # pyright: ignore[reportPrivateUsage]
-        self._end(Ending("failed", most=self._tracker.max_tries, due_ns=due_ns, error=_as_text(error)))
-
-    def release(self) -> None:
-        """Give it back, as if it had not been tried."""
-        self._end(Ending("released", uncounted=True))
-
-    def _end(self, ending: Ending) -> None:
-        with self._tracker._writing() as backend:  # pyright: ignore[reportPrivateUsage]
-            if self._tracker._end(backend, [self.lease], ending):  # pyright: ignore[reportPrivateUsage]
-                raise _late(self._tracker, self.lease)
-            self.note_end(backend)
-
-    def note_end(self, backend: Backend) -> None:
-        """In a transaction: the attempt is ended, unless that comes to nothing."""
-        self.is_ended = True
-        backend.on_rollback(lambda: setattr(self, "is_ended", False))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.is_ended or self.lease.owner != me():
-            return
-        if kind is None:
-            self.done()
-            return
-        try:
-            if issubclass(kind, Exception):
-                self.fail(f"{kind.__name__}: {error}")
-            else:
-                self.release()
-        except LeaseLost:
-            pass  # what was raised in the block says more
-
-
-def _as_text(error: object) -> str:
-    """What any database can hold: no zero byte, no lone surrogate."""
-    return str(error).encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")[:1000]
-
-
-def _late(tracker: Tracker, lease: Lease) -> LeaseLost:
-    return LeaseLost(
-        "this task is somebody else's by now, or was ended",
-        place=f"{tracker.path}, key {lease.row.key}",
-        expected=f"token {lease.token}",
-        hint="do nothing more for it; a longer lease, or a heartbeat within it, keeps the next one",
-    )
-
-
 def _pages(page: Callable[[int | None], list[Row]]) -> Iterator[Row]:
     after: int | None = None
     while rows := page(after):
         yield from rows
         after = rows[-1].seq
-
-
-def _busy_s(spans: list[tuple[int, int]]) -> float:
-    """How long anybody was at work: spans that overlap count once, and the time between them not at all."""
-    total_ns, end_ns = 0, 0
-    for begun, ended in sorted(spans):
-        total_ns += max(0, ended - max(begun, end_ns))
-        end_ns = max(end_ns, ended)
-    return total_ns / 1e9
-
-
-def percent(fraction: float, decimals: int = 2) -> str:
-    """As text: `34.70 %`."""
-    return f"{100 * fraction:.{decimals}f} %"
 
 
 def _runs(pairs: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, list[Any]]]:

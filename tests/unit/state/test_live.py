@@ -12,7 +12,7 @@ from rich.console import Console
 
 from holdfast.state import Tracker
 from holdfast.state.live import bar, in_words, show
-from holdfast.state.tracker import Progress
+from holdfast.state.progress import Progress
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_an_error_in_the_loop_passes(tracker: Tracker, console: Console) -> None
 
 
 def test_in_words() -> None:
-    standing = Progress(10, 4, 6, 1, 2, 1, 3, 0.5, 1_500_000.0, 6.0)
+    standing = Progress(10, 4, 6, 1, 2, 1, 3, 0, 0.5, 1_500_000.0, 6.0)
     assert in_words(standing) == "0.5/s  1.5 MB/s  6 s left  2 dead  1 aborted"
     nothing_known = Progress(10, 4, 6, 0, 0, 1, 6, None, None, None)
     assert in_words(nothing_known) == ""

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from holdfast.errors import LeaseLost
 from holdfast.state import Tracker
-from holdfast.state.tracker import Task
+from holdfast.state.task import Task
 
 KEYS = st.sampled_from(["a", "b", "1", 1, ("a", 1), ("a", (2,))])
 HANDLES = st.integers(0, 1)
