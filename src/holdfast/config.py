@@ -124,8 +124,8 @@ class VaultSettings:
         return self.folder / "catalog" / "catalog.db"
 
     @property
-    def state_path(self) -> Path:
-        return self.folder / "state" / "state.db"
+    def state_folder(self) -> Path:
+        return self.folder / "state"
 
     @property
     def packs_folder(self) -> Path:

@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 from holdfast.catalog import tapes
 from holdfast.errors import BusyError, IntegrityError, MediaError, SourceError, UsageError
-from holdfast.state import RunLog
 from holdfast.tape.changer import Changer
 from holdfast.tape.changer.opening import open_changer
 from holdfast.tape.drive import EndOfData, TapeDrive
@@ -22,6 +21,7 @@ from holdfast.tape.library import TapeLibrary
 from holdfast.tape.looking import LARGEST_RECORD_BYTES, Found, look_at
 from holdfast.tape.scan import RecordBuffer, is_blank
 from holdfast.vault import opened, owned
+from holdfast.work import look_at_work
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ def drive_status(folder: Path) -> DriveStatus:
         return DriveStatus([place for place in inventory(folder) if place.drive is not None], None)
     except BusyError:
         with opened(folder) as vault:
-            runs = RunLog(vault.settings.state_path).latest(5)
-    owner = next((run for run in runs if run.outcome is None and Path(f"/proc/{run.pid}").exists()), None)
+            runs = look_at_work(vault.settings.state_folder).runs
+    owner = next((run for run in runs if run.outcome == "running"), None)
     if owner is None:
         return DriveStatus([], "another command")
     return DriveStatus([], f"'holdfast {owner.command}', process {owner.pid} on {owner.host}")

@@ -38,6 +38,7 @@ from holdfast.trees.storing import StoringRecorder
 from holdfast.trees.walk import Entry, walk
 from holdfast.values import Kind, show_bytes, show_path
 from holdfast.vault import Vault, owned
+from holdfast.work import Step
 
 IN_PLACE_ROUNDS = 3
 """In place, files that change while they are dumped are noted and dumped again, so often."""
@@ -69,7 +70,10 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
     watch = watch or Silent()
     report = ArchiveReport(vault=str(folder), in_place=request.in_place)
     check_paths(request.paths, request.source_name, vault=folder)
-    with owned(folder, "archive", make=True) as vault, TapeLibrary(vault.settings, vault.catalog) as library:
+    with (
+        owned(folder, "archive", make=True, warn=report.warnings.append) as vault,
+        TapeLibrary(vault.settings, vault.catalog) as library,
+    ):
         _adopt(library)
         scopes = find_scopes(vault.catalog, request.paths, request.source_name)
         _discover(vault, scopes, report, watch)
@@ -102,10 +106,13 @@ def verify(
     report = VerifyReport(vault=str(folder))
     if sample is not None:
         report.sample, report.seed = str(sample), sample.seed
-    with owned(folder, "verify") as vault, TapeLibrary(vault.settings, vault.catalog) as library:
+    with (
+        owned(folder, "verify", warn=report.warnings.append) as vault,
+        TapeLibrary(vault.settings, vault.catalog) as library,
+    ):
         _adopt(library)
         pairs = _pairs_of(library, barcodes)
-        _verify(library, pairs, report, watch or Silent(), everything=everything, sample=sample)
+        _verify(vault, library, pairs, report, watch or Silent(), everything=everything, sample=sample)
         with vault.catalog.reading() as connection:
             report.totals = proof.count_proven(connection)
     return report
@@ -146,22 +153,26 @@ def _too_large(found: Entry, capacity_bytes: int) -> CapacityError:
 
 def _keep(vault: Vault, scopes: list[Scope], request: ArchiveRequest, report: ArchiveReport, watch: Watch) -> None:
     """Record what is new, changed and gone; unless in place, with its bytes in the block store."""
-    with watch.stage("note" if request.in_place else "store", report.source_bytes) as stage:
+    name, sources = "note" if request.in_place else "store", ", ".join(scope.source.name for scope in scopes)
+    with (
+        watch.stage(name, report.source_bytes) as stage,
+        vault.work.doing(name, sources, report.source_bytes, also=stage.advance) as step,
+    ):
         if request.in_place:
-            noting = NotingRecorder(vault.catalog, stage.advance)
-            kept = _keep_trees(vault, scopes, noting, request, stage)
+            noting = NotingRecorder(vault.catalog, step.advance)
+            kept = _keep_trees(vault, scopes, noting, request, step)
             noting.flush()
         else:
             with vault.store_writer() as writer:
-                storing = StoringRecorder(vault.catalog, writer, stage.advance)
-                kept = _keep_trees(vault, scopes, storing, request, stage)
+                storing = StoringRecorder(vault.catalog, writer, step.advance)
+                kept = _keep_trees(vault, scopes, storing, request, step)
             storing.flush_looks()
         report.add_kept(kept)
         report.stages.append(stage.done())
     watch.say(f"kept {kept.new_versions} new versions of {kept.files} files")
 
 
-def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: ArchiveRequest, stage: Stage) -> Kept:
+def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: ArchiveRequest, step: Step) -> Kept:
     total = Kept()
     for scope in scopes:
         keeper = TreeKeeper(
@@ -170,7 +181,7 @@ def _keep_trees(vault: Vault, scopes: list[Scope], recorder: Recorder, request: 
             recorder,
             recheck=request.recheck,
             leave_out=vault.identity(),
-            progress=stage.advance,
+            progress=step.advance,
         )
         total.merge(keeper.keep(scope.below))
     return total
@@ -207,10 +218,10 @@ def _is_anything_begun(library: TapeLibrary) -> bool:
 def _make_proven(vault: Vault, library: TapeLibrary, report: ArchiveReport, watch: Watch) -> None:
     """Verify what is not proven yet; what that finds bad is written and verified once more."""
     told = len(report.errors)
-    _verify_new(library, report, watch)
-    if _fence_misread(library, report, told, watch):
+    _verify_new(vault, library, report, watch)
+    if _fence_misread(vault, library, report, told, watch):
         report.errors += _dump(vault, library, report, watch)
-        _verify_new(library, report, watch)
+        _verify_new(vault, library, report, watch)
 
 
 def _dump(
@@ -225,7 +236,7 @@ def _dump(
             total_bytes = tapes.count_unwritten_bytes(connection) - left_out.size_bytes
         pairs = PairsToWrite(library, replace_again=replace_again, left_out=left_out.ids)
         with watch.stage("dump", total_bytes) as stage:
-            restless = _write_pairs(library, pairs, contents, stage, report, watch)
+            restless = _write_pairs(vault, library, pairs, contents, stage, report, watch)
             report.stages.append(stage.done())
     got_round, errors = pairs.troubles()
     report.warnings += got_round
@@ -241,6 +252,7 @@ def _report_out_of_reach(vault: Vault, left_out: OutOfReach, report: ArchiveRepo
 
 
 def _write_pairs(
+    vault: Vault,
     library: TapeLibrary,
     pairs: PairsToWrite,
     contents: StoredContents,
@@ -252,7 +264,8 @@ def _write_pairs(
     while (visit := pairs.next()) is not None:
         result = DumpResult()
         try:
-            dump_session(library, visit, contents, stage.advance, result)
+            with vault.work.doing("dump", _names(visit.pair), also=stage.advance) as step:
+                dump_session(library, visit, contents, step.advance, result)
         except STOPS_A_PAIR as error:
             pairs.failed(visit.pair, error)
         else:
@@ -286,12 +299,12 @@ def _report_void(result: DumpResult, report: ArchiveReport) -> list[HoldfastErro
     return restless
 
 
-def _verify_new(library: TapeLibrary, report: VerifyReport, watch: Watch) -> None:
+def _verify_new(vault: Vault, library: TapeLibrary, report: VerifyReport, watch: Watch) -> None:
     pairs = [pair for pair in library.pairs() if wants_verifying(library, pair)]
-    _verify(library, pairs, report, watch, everything=False)
+    _verify(vault, library, pairs, report, watch, everything=False)
 
 
-def _fence_misread(library: TapeLibrary, report: ArchiveReport, told: int, watch: Watch) -> bool:
+def _fence_misread(vault: Vault, library: TapeLibrary, report: ArchiveReport, told: int, watch: Watch) -> bool:
     """Fence sides that were read back with other bytes than their proven twins, in both drives; whether there were any.
 
     Both sides are read whole, each in the other drive than before: what is good now is proven, as the first drive was
@@ -303,7 +316,7 @@ def _fence_misread(library: TapeLibrary, report: ArchiveReport, told: int, watch
     for pair in library.pairs():
         if was_misread(library, pair):
             _got_round(report, told, _barcodes(pair))
-            _verify(library, [pair], report, watch, everything=True, swapped=False)
+            _verify(vault, library, [pair], report, watch, everything=True, swapped=False)
             fenced |= _fence_if_unreadable(library, pair, report, told)
     return fenced
 
@@ -332,6 +345,7 @@ def _is_about(error: HoldfastError, barcodes: list[str]) -> bool:
 
 
 def _verify(
+    vault: Vault,
     library: TapeLibrary,
     pairs: list[Pair],
     report: VerifyReport,
@@ -342,11 +356,15 @@ def _verify(
     sample: Sample | None = None,
 ) -> None:
     """Read both cartridges of each pair at once, in swapped drives, and unload them."""
-    with watch.stage("verify", _bytes_to_read(library, pairs, everything=everything, sample=sample)) as stage:
+    sizes = {_names(pair): _bytes_to_read(library, pair, everything=everything, sample=sample) for pair in pairs}
+    vault.work.plan("verify", sizes)
+    with watch.stage("verify", sum(sizes.values())) as stage:
         for pair in pairs:
-            result = verify_pair(
-                library, pair, everything=everything, sample=sample, progress=stage.advance, swapped=swapped
-            )
+            with vault.work.doing("verify", _names(pair), sizes[_names(pair)], also=stage.advance) as step:
+                result = verify_pair(
+                    library, pair, everything=everything, sample=sample, progress=step.advance, swapped=swapped
+                )
+                step.problem = counted(len(result.problems), "problem") if result.problems else None
             report.cartridges += [barcode for barcode in _barcodes(pair) if barcode not in report.cartridges]
             report.tape_files += result.tape_files
             report.members += result.members
@@ -359,10 +377,9 @@ def _verify(
         report.committed_tape_files = sum(len(tapes.tape_files(connection, name)) for name in report.cartridges)
 
 
-def _bytes_to_read(library: TapeLibrary, pairs: list[Pair], *, everything: bool, sample: Sample | None) -> int:
+def _bytes_to_read(library: TapeLibrary, pair: Pair, *, everything: bool, sample: Sample | None) -> int:
     return sum(
         item.size_bytes
-        for pair in pairs
         for cartridge in pair.cartridges
         for item in wanted_files(library, cartridge, everything=everything, sample=sample)
     )
@@ -385,6 +402,10 @@ def _pairs_of(library: TapeLibrary, barcodes: tuple[str, ...]) -> list[Pair]:
         if barcode not in known:
             raise SourceError("no such cartridge", place=barcode, hint="holdfast tape list shows those of the vault")
     return [pair for pair in pairs if not barcodes or set(_barcodes(pair)) & set(barcodes)]
+
+
+def _names(pair: Pair) -> str:
+    return " and ".join(_barcodes(pair))
 
 
 def _barcodes(pair: Pair) -> list[str]:

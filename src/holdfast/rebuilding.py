@@ -39,7 +39,10 @@ def rebuild(folder: Path, barcodes: tuple[str, ...] = (), watch: Watch | None = 
     """
     watch = watch or Silent()
     report = RebuildReport(vault=str(folder))
-    with owned(folder, "rebuild") as vault, TapeLibrary(vault.settings, vault.catalog) as library:
+    with (
+        owned(folder, "rebuild", warn=report.warnings.append) as vault,
+        TapeLibrary(vault.settings, vault.catalog) as library,
+    ):
         library.adopt_pairs()
         with watch.stage("look") as stage:
             found = _look(library, barcodes, report, stage)

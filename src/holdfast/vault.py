@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,17 @@ from holdfast import durable
 from holdfast.blocks import BlockReader, StoreWriter, recover_packs
 from holdfast.catalog import Catalog
 from holdfast.config import VaultSettings, open_or_init_vault, open_vault
-from holdfast.state import RunLog, vault_lock
+from holdfast.errors import HoldfastError
+from holdfast.work import RUN, Work, vault_lock
 
 
 @dataclass(frozen=True, slots=True)
 class Vault:
-    """An open vault."""
+    """An open vault. `work` notes who does what; nothing, where the vault is only looked at."""
 
     settings: VaultSettings
     catalog: Catalog
+    work: Work
 
     def store_writer(self) -> StoreWriter:
         """A writer into the block store that tells the catalog; use it as a context manager."""
@@ -48,23 +50,32 @@ def opened(folder: Path) -> Generator[Vault, None, None]:
     """Open a vault to look at it, beside whoever works on it."""
     settings = open_vault(folder)
     with Catalog(settings.catalog_path) as catalog:
-        yield Vault(settings, catalog)
+        yield Vault(settings, catalog, Work(None))
 
 
 @contextmanager
-def owned(folder: Path, command: str, *, make: bool = False) -> Generator[Vault, None, None]:
+def owned(
+    folder: Path, command: str, *, make: bool = False, warn: Callable[[HoldfastError], object] | None = None
+) -> Generator[Vault, None, None]:
     """Open a vault to work on it, alone; what a killed run left in the packs is adopted first.
 
-    Raises `BusyError` naming the owner when somebody else works on it, and `VaultError` as `open_vault` does.
+    Raises `BusyError` naming the owner when somebody else works on it, and `VaultError` as `open_vault` does. When all is
+    done, `warn` is told why work could not be noted; where there is none, that is raised.
     """
     settings = open_or_init_vault(folder) if make else open_vault(folder)
     with vault_lock(settings.lock_path, command):
         _settle(settings)
-        durable.make_folder(settings.state_path.parent)  # state is work, not fact: whoever removed it lost none
-        with Catalog(settings.catalog_path) as catalog, RunLog(settings.state_path).running(command):
+        work = Work(settings.state_folder)
+        with Catalog(settings.catalog_path) as catalog, work, work.doing(RUN, command):
             _empty_scratch(settings.scratch_folder)
             _recover_store(settings, catalog)
-            yield Vault(settings, catalog)
+            yield Vault(settings, catalog, work)
+        for trouble in work.troubles():
+            (warn or _raise)(trouble)
+
+
+def _raise(error: HoldfastError) -> None:
+    raise error
 
 
 def _settle(settings: VaultSettings) -> None:

@@ -22,9 +22,9 @@ from holdfast.config import InitOptions, init_vault
 from holdfast.errors import EXIT_BUSY, EXIT_DATA_AT_RISK, EXIT_FAILED, EXIT_USAGE
 from holdfast.journey import verify
 from holdfast.restoring import RestoreRequest, restore
-from holdfast.state import vault_lock
 from holdfast.testing import flip_bit
 from holdfast.trees import steady
+from holdfast.work import vault_lock
 
 Capture = pytest.CaptureFixture[str]
 

@@ -54,7 +54,7 @@ def test_a_new_vault_opens_as_it_was_made(folder: Path) -> None:
     assert made.tape.record_bytes == 512 * 1024
     assert made.tape.cartridge_bytes == 12 * 10**12
     assert made.tape.virtual_counts_as_proof is False
-    for path in (made.catalog_path, made.state_path, made.packs_folder, made.journals_folder, made.lock_path):
+    for path in (made.catalog_path, made.state_folder, made.packs_folder, made.journals_folder, made.lock_path):
         assert folder in path.parents
 
 

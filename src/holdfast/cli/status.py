@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from holdfast.catalog import files, proof, tapes
@@ -11,9 +10,10 @@ from holdfast.cli.options import JsonOption, VaultOption
 from holdfast.cli.show import console, print_json, when
 from holdfast.config import vault_folder
 from holdfast.errors import EXIT_DATA_AT_RISK
-from holdfast.state import Run, RunLog
-from holdfast.values import show_bytes, show_path
+from holdfast.reports import as_document, counted
+from holdfast.values import show_bytes, show_path, show_seconds
 from holdfast.vault import opened
+from holdfast.work import look_at_work
 
 
 def status(vault: VaultOption = None, as_json: JsonOption = False) -> int:
@@ -37,21 +37,15 @@ def status(vault: VaultOption = None, as_json: JsonOption = False) -> int:
             facts["problems"] = proof.count_problems(connection)
             facts["gone_unproven"] = proof.count_gone_and_unproven(connection)
             facts["gone_unproven_names"] = [show_path(v.full_path) for v in proof.gone_and_unproven(connection, SHOWN)]
-        facts["runs"] = [_run_fields(run) for run in RunLog(open_vault.settings.state_path).latest(5)]
+        work = look_at_work(open_vault.settings.state_folder)
+        facts["runs"] = [as_document(run) for run in work.runs]
+        facts["work"] = [as_document(step) for step in work.steps]
+        facts["work_unknown"] = work.trouble and work.trouble.facts()
     if as_json:
         print_json(facts)
     else:
         _show(facts)
     return EXIT_DATA_AT_RISK if facts["problems"] or facts["gone_unproven"] else 0
-
-
-def _run_fields(run: Run) -> dict[str, Any]:
-    outcome = run.outcome or ("running" if _is_alive(run.pid) else "killed")
-    return {"command": run.command, "pid": run.pid, "host": run.host, "begun_ns": run.begun_ns, "outcome": outcome}
-
-
-def _is_alive(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
 
 
 def _staged(facts: dict[str, Any]) -> str:
@@ -82,5 +76,25 @@ def _show(facts: dict[str, Any]) -> None:
     if facts["gone_unproven"]:
         out.print(f"AT RISK     {facts['gone_unproven']} files are gone from their source and not proven:")
         show_gone(facts["gone_unproven_names"], facts["gone_unproven"])
+    if facts["work_unknown"]:
+        out.print(f"work        not known: {facts['work_unknown']}")
+    for step in facts["work"]:
+        out.print(f"work        {in_words(step)}")
     for run in facts["runs"]:
         out.print(f"run         {when(run['begun_ns'])} {run['command']}: {run['outcome']}")
+
+
+def in_words(step: dict[str, Any]) -> str:
+    """`verify A00001L6 and B00001L6: running since …, 43 %, 12 min left`, and so on."""
+    words = [f"{step['step']} {step['what']}: {step['state']}"]
+    if step["state"] == "running":
+        words[0] += f" since {when(step['begun_ns'])}, process {step['pid']}"
+    if step["size_bytes"] and step["state"] != "to do":
+        words.append(f"{100 * step['done_bytes'] / step['size_bytes']:.0f} %")
+    if step["eta_s"] is not None:
+        words.append(f"{show_seconds(step['eta_s'])} {'left' if step['state'] == 'running' else 'to do'}")
+    if step["state"] != "to do" and step["attempts"] > 1:
+        words.append(counted(step["attempts"], "attempt"))
+    if step["error"]:
+        words.append(step["error"])
+    return ", ".join(words)

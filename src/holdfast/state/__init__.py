@@ -9,11 +9,11 @@
         pages["https://example.org"]["links"].append("https://example.net")
 """
 
+from holdfast.state.attempt import Attempt
 from holdfast.state.backend import Durability
 from holdfast.state.keys import Key
 from holdfast.state.pod import POD
 from holdfast.state.progress import Progress
-from holdfast.state.runs import Run, RunLog, vault_lock
 from holdfast.state.task import Task
 from holdfast.state.tracker import Tracker
 
@@ -26,18 +26,16 @@ SharedProgressTracker = Tracker
 
 __all__ = [
     "POD",
+    "Attempt",
     "Durability",
     "Key",
     "PersistentOrderedDict",
     "Progress",
     "ProgressTracker",
-    "Run",
-    "RunLog",
     "SharedPOD",
     "SharedPersistentOrderedDict",
     "SharedProgressTracker",
     "SharedTracker",
     "Task",
     "Tracker",
-    "vault_lock",
 ]

@@ -68,7 +68,8 @@ def in_words(standing: Standing, seen_per_s: float | None = None) -> str:
     words = [f"{rate_per_s:.1f}/s"] if rate_per_s else []
     if standing.bytes_per_s:
         words.append(f"{show_bytes(standing.bytes_per_s)}/s")
-    if standing.todo and rate_per_s:
-        words.append(f"{show_seconds(standing.todo / rate_per_s)} left")
+    left_s = standing.eta_s or (standing.todo / rate_per_s if rate_per_s else None)
+    if standing.todo and left_s:
+        words.append(f"{show_seconds(left_s)} left")
     words += [f"{count} {what}" for what, count in (("dead", standing.dead), ("aborted", standing.aborted)) if count]
     return "  ".join(words)

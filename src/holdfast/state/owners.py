@@ -55,6 +55,12 @@ def _is_there(pid: int) -> bool:
     return True
 
 
+def host_and_pid(owner: str) -> tuple[str, int]:
+    """Of an owner's words, what people ask for."""
+    words = owner.split(" ")
+    return words[0], int(words[3]) if len(words) == 5 and words[3].isdecimal() else 0
+
+
 def is_gone(owner: str) -> bool:
     """Whether it is sure that this owner does nothing any more."""
     words = owner.split(" ")

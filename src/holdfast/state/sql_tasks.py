@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 from holdfast.state.entry import Row
 from holdfast.state.owners import is_gone
 from holdfast.state.tables import MARKS, NO_MARKS, TRACKER_FORM, Dialect, Looking, StoreNumbers
-from holdfast.state.tasks import Claim, Ending, Lease, Tally, Wanted
+from holdfast.state.tasks import Claim, Ending, Lease, Noted, Tally, Wanted
 
 CANDIDATES = 256
 """So many entries are looked at together for a claim that takes not every one."""
@@ -114,6 +114,9 @@ class SqlTasks:
 
     def _free(self, wanted: Wanted, now_ns: int) -> dict[int, int]:
         """Places and revisions of what is to be claimed, in order."""
+        if wanted.key is not None:
+            only = f"{_IS_TODO} AND token IS NULL AND {self._is_key}"
+            return dict(self._ask(f"SELECT seq, rev FROM {self._table} WHERE {only}", {"key": wanted.key}))
         where = f"{_IS_TODO} {'' if wanted.with_aborted else 'AND aborted = 0'}"
         where += f" AND token IS NULL AND due_ns <= :now_ns AND {_MAY_BE_TRIED}"
         words = {"now_ns": now_ns, "max_tries": wanted.max_tries, "after": wanted.after}
@@ -167,6 +170,19 @@ class SqlTasks:
                 lost |= self._leased("owner = :owner AND until_ns > :now_ns", {"owner": owner, "now_ns": now_ns})
         self._set_free(lost, Ending("lost", most=max_tries), now_ns)
         return len(lost)
+
+    def reopen(self, key: str, *, from_anybody: bool) -> int:
+        lost = self._leased(self._is_key, {"key": key}) if from_anybody else {}
+        if lost:
+            self._set_free(lost, Ending("lost"), self._database.now_ns())
+        is_over = f"{self._is_key} AND token IS NULL AND (done = 1 OR aborted = 1 OR dead = 1)"
+        words = {"key": key}
+        statement = (
+            f"UPDATE {self._table} SET tries = CASE WHEN done = 1 THEN 0 ELSE tries END, done = 0, aborted = 0, dead = 0, "
+            f"rev = :rev WHERE {is_over}"
+        )
+        with self._database.recounting(self._store, self._is_key, words):
+            return len(lost) + self._change(statement, words | {"rev": self._next_rev()})
 
     def _leased(self, where: str, parameters: dict[str, Any]) -> dict[int, str]:
         return dict(self._ask(f"SELECT seq, key FROM {self._table} WHERE token IS NOT NULL AND {where}", parameters))
@@ -282,6 +298,15 @@ class SqlTasks:
         there = dict(zip(MARKS, before, strict=True))
         self._recount(dead=-there["dead"], tried=-there["tried"])
         return changed
+
+    def noted(self, limit: int) -> list[Noted]:
+        columns = "key, owner, begun_ns, ended_ns, outcome, size_bytes, error"
+        found = self._ask(f'SELECT {columns} FROM "attempt_{self._store}" ORDER BY id DESC LIMIT {limit:d}')
+        return [Noted(*row) for row in found]
+
+    def leased(self) -> list[Noted]:
+        found = self._ask(f"SELECT key, owner, begun_ns FROM {self._table} WHERE token IS NOT NULL ORDER BY seq")
+        return [Noted(key, owner, begun_ns, None, "claimed", None, None) for key, owner, begun_ns in found]
 
     def attempts(self, limit: int) -> list[tuple[int, int, int | None]]:
         query = f"SELECT begun_ns, ended_ns, size_bytes FROM \"attempt_{self._store}\" WHERE outcome = 'done'"

@@ -46,11 +46,13 @@ class Task:
         """A copy of what it was when it was claimed."""
         return load(self.lease.row.value)
 
-    def heartbeat(self, lease_s: float = LEASE_S) -> None:
-        """Let the lease last so long from now."""
-        with self._tracker._writing():  # pyright: ignore[reportPrivateUsage]
+    def heartbeat(self, lease_s: float = LEASE_S, note: Mapping[str, Any] | None = None) -> None:
+        """Let the lease last so long from now; `note` is merged into the task's value: how far it is, say."""
+        with self._tracker.transaction():
             if self.lease.owner != me() or not self._tracker._tasks().extend(self.lease, lease_s):  # pyright: ignore[reportPrivateUsage]
                 raise lease_lost(self._tracker, self.lease)
+            if note:
+                self._tracker.update({self.key: note})
 
     def done(self, result: Mapping[str, Any] | None = None, *, size_bytes: int | None = None) -> None:
         """It is done; `result` is merged into its value.

@@ -76,7 +76,9 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be claimed: so many of those behind the place `after` that `accepts` takes."""
+    """What is to be claimed: so many of those behind the place `after` that `accepts` takes; or just the one `key`, due or
+    not.
+    """
 
     count: int
     owner: str
@@ -85,6 +87,20 @@ class Wanted:
     with_aborted: bool = False
     after: int | None = None
     accepts: Callable[[Row], bool] | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """An attempt that has ended; or, with `ended_ns` None, one that has not, as far as is known."""
+
+    key: str
+    owner: str
+    begun_ns: int
+    ended_ns: int | None
+    outcome: str
+    size_bytes: int | None
+    error: str | None
 
 
 class Tasks(Protocol):
@@ -125,8 +141,24 @@ class Tasks(Protocol):
         """In a transaction: let the lease last so long from now; whether it is still there."""
         ...
 
+    def reopen(self, key: str, *, from_anybody: bool) -> int:
+        """In a transaction: see that the entry can be claimed, though it is done, aborted, or dead; how many were changed.
+
+        Its attempts are counted anew if it was done. One that somebody has stays as it is; `from_anybody`: that lease
+        ends, as one that was lost.
+        """
+        ...
+
     def revive(self, key: str | None) -> int:
         """In a transaction: let the entry, or all that are dead, be tried again from the begin; how many."""
+        ...
+
+    def noted(self, limit: int) -> list[Noted]:
+        """The last attempts that have ended, the newest first."""
+        ...
+
+    def leased(self) -> list[Noted]:
+        """The attempts that go on, by what is known here."""
         ...
 
     def attempts(self, limit: int) -> list[tuple[int, int, int | None]]:

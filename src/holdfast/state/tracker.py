@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from holdfast.errors import DuplicateKeyError, InvalidValue
+from holdfast.state.attempt import Attempt, attempt_of
 from holdfast.state.backend import Backend, Durability
 from holdfast.state.entry import Row
 from holdfast.state.jsonvalue import dump, load
@@ -289,6 +290,23 @@ class Tracker(POD):
             claim = self._claim(backend, wanted)
         return claim.leases()  # when others may write again
 
+    def take(self, key: Key, lease_s: float = LEASE_S, *, from_anybody: bool = False) -> Task | None:
+        """Take just this task, whether it is due or not; None when somebody has it.
+
+        It is added where it is missing, and begun anew where it is done, aborted or dead. `from_anybody`: who has it
+        loses it; for who knows by other means that nobody else works on it.
+        """
+        text = key_text(key)
+        with self.transaction():
+            backend = self._use()
+            self.add_if_absent(key)
+            before = self._rev_of(backend, text)
+            if self._tasks().reopen(text, from_anybody=from_anybody):
+                self._changed(backend, {text: before})
+            claim = self._claim(backend, Wanted(1, me(), lease_s, 0, key=text))
+        leases = claim.leases()
+        return Task(self, leases[0]) if leases else None
+
     def _claim(self, backend: Backend, wanted: Wanted) -> Claim:
         claim = self._tasks().claim(wanted)
         self._changed(backend, claim.befores)
@@ -452,6 +470,16 @@ class Tracker(POD):
         """Where all stands, and how long what is left will take, as far as attempts that were recorded tell."""
         self._flush()
         return progress(self._tasks().tally(self.max_tries), self._tasks().attempts(ATTEMPTS))
+
+    def attempts(self, limit: int = 100) -> list[Attempt]:
+        """The last attempts that have ended, the newest first: by whom, when, how, and what went wrong."""
+        self._flush()
+        return [attempt_of(noted) for noted in self._tasks().noted(limit)]
+
+    def claims(self) -> list[Attempt]:
+        """The attempts that go on, in the order of the tasks; `is_gone` is true of those whose process has ended."""
+        self._flush()
+        return [attempt_of(noted) for noted in self._tasks().leased()]
 
     def watch(self, *, every_s: float = 1.0) -> Generator[Progress, None, None]:
         """How all stands now, and again whenever that has changed, at most so often; until nothing is left to do.

@@ -68,6 +68,6 @@ def test_an_error_in_the_loop_passes(tracker: Tracker, console: Console) -> None
 def test_in_words() -> None:
     standing = Progress(10, 4, 6, 1, 2, 1, 3, 0, 0.5, 1_500_000.0, 6.0)
     assert in_words(standing) == "0.5/s  1.5 MB/s  6 s left  2 dead  1 aborted"
-    nothing_known = Progress(10, 4, 6, 0, 0, 1, 6, None, None, None)
+    nothing_known = Progress(10, 4, 6, 0, 0, 1, 6, 0, None, None, None)
     assert in_words(nothing_known) == ""
     assert in_words(nothing_known, 2.0) == "2.0/s  3 s left"
