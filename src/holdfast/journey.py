@@ -264,7 +264,8 @@ def _write_pairs(
     while (visit := pairs.next()) is not None:
         result = DumpResult()
         try:
-            with vault.work.doing("dump", _names(visit.pair), also=stage.advance) as step:
+            left_bytes = stage.total_bytes - stage.done_bytes
+            with vault.work.doing("dump", _names(visit.pair), left_bytes, also=stage.advance) as step:
                 dump_session(library, visit, contents, step.advance, result)
         except STOPS_A_PAIR as error:
             pairs.failed(visit.pair, error)

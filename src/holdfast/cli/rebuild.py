@@ -51,5 +51,7 @@ def _show(report: RebuildReport) -> None:
     )
     if report.missing:
         out.print(f"NOT FOUND: {', '.join(report.missing)}, which other cartridges name")
+    for warning in report.warnings:
+        out.print(f"  got round: {warning}")
     for error in report.errors:
         print_error(error, as_json=False)

@@ -56,6 +56,8 @@ def verify(
         print_json(as_document(report) | {"exit_code": report.exit_code()})
         return report.exit_code()
     console().print(_in_words(report))
+    for warning in report.warnings:
+        console().print(f"  got round: {warning}")
     for error in report.errors:
         print_error(error, as_json=False)
     return report.exit_code()
