@@ -197,12 +197,10 @@ def claim_holdfast(folder: Path, count: int, end_s: float) -> int:
 
     done = 0
     with Tracker(folder / "tasks") as tracker:
-        while time.monotonic() < end_s and (tasks := tracker.claim(count)):
-            if count == 1:
-                tasks[0].done()
-            else:
-                tracker.finish(tasks)
+        tasks = tracker.claim(count)
+        while tasks and time.monotonic() < end_s:
             done += len(tasks)
+            tasks = tracker.finish(tasks, claim=count)
     return done
 
 

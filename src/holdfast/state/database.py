@@ -12,7 +12,7 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -38,6 +38,7 @@ from holdfast.state.tasks import Tasks
 STORE_NAME = re.compile("[a-z][a-z0-9_]{0,39}")
 GROUP = 5000
 """So many entries are written with one call."""
+_NOTHING_COUNTED = nullcontext()
 _SET_NUMBERS = f"UPDATE store SET {', '.join(f'{name} = ?' for name in STORE_NUMBERS)} WHERE name = ?"
 
 
@@ -516,13 +517,13 @@ class Database(ABC):
             numbers.rev = max(numbers.rev, self._given_revs.get(store, 0))
         return self._states[store]
 
-    @contextmanager
-    def recounting(self, store: str, where: str, words: Mapping[str, Any]) -> Generator[None, None, None]:
+    def recounting(self, store: str, where: str, words: Mapping[str, Any]) -> AbstractContextManager[None]:
         """In a transaction: the block changes no entries but these; they are counted before and after it."""
+        return self._recounting(store, where, words) if self.whole().form(store).has_marks else _NOTHING_COUNTED
+
+    @contextmanager
+    def _recounting(self, store: str, where: str, words: Mapping[str, Any]) -> Generator[None, None, None]:
         looking = self.whole()
-        if not looking.form(store).has_marks:
-            yield
-            return
         before = looking.marks(store, where, words)
         yield
         self.numbers(store).recount(before, looking.marks(store, where, words))

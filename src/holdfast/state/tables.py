@@ -43,6 +43,7 @@ MARKS = {
 }
 """What of a tracker's entries is counted, and when an entry counts."""
 STORE_NUMBERS = ("entries", "first_seq", "last_seq", "rev", *MARKS)
+_GET_NUMBERS = f"SELECT {', '.join(STORE_NUMBERS)} FROM store WHERE name = ?"
 
 Parameters: TypeAlias = Mapping[str, Any] | tuple[Any, ...]
 
@@ -365,8 +366,7 @@ class Looking:
         return self.numbers(store).entries
 
     def numbers(self, store: str) -> StoreNumbers:
-        query = f"SELECT {', '.join(STORE_NUMBERS)} FROM store WHERE name = ?"
-        entries, first_seq, last_seq, rev, *marks = self.connection.execute(query, (store,)).fetchone()
+        entries, first_seq, last_seq, rev, *marks = self.connection.execute(_GET_NUMBERS, (store,)).fetchone()
         return StoreNumbers(entries, first_seq, last_seq, rev, tuple(marks))
 
     def problems(self, store: str) -> list[str]:
