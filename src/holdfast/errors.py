@@ -9,6 +9,7 @@
     ├── IntegrityError      bytes are not what they were: data is at risk        exit 3
     ├── MediaError          a cartridge or drive failed or is not the one named  exit 3
     ├── StateError          a dictionary or tracker cannot be kept so            exit 1
+    │   ├── NoSuchStore     no dictionary or tracker is there to be read
     │   ├── InvalidKey      a key of a kind that none has; a ValueError, too
     │   ├── InvalidValue    no JSON value; a TypeError and a ValueError, too
     │   ├── DuplicateKeyError  a key to be added is there; a ValueError, too
@@ -112,6 +113,10 @@ class MediaError(HoldfastError):
 
 class StateError(HoldfastError):
     """A dictionary or tracker cannot be opened, is closed or read-only, or is used in a way that cannot be kept."""
+
+
+class NoSuchStore(StateError):
+    """There is no dictionary or tracker to be read at this place, or none of this name."""
 
 
 class InvalidKey(StateError, ValueError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from holdfast.catalog import tapes
-from holdfast.errors import BusyError, IntegrityError, MediaError, SourceError, UsageError
+from holdfast.errors import BusyError, HoldfastError, IntegrityError, MediaError, SourceError, UsageError
 from holdfast.tape.changer import Changer
 from holdfast.tape.changer.opening import open_changer
 from holdfast.tape.drive import EndOfData, TapeDrive
@@ -185,12 +185,16 @@ def copy_tape_file(folder: Path, barcode: str, number: int, out: BinaryIO) -> in
         return total
 
 
-def fence(folder: Path, barcode: str, reason: str) -> None:
+def _ignore(trouble: HoldfastError) -> None:
+    """What is done could not be noted; it was done."""
+
+
+def fence(folder: Path, barcode: str, reason: str, warn: Callable[[HoldfastError], object] = _ignore) -> None:
     """Take a cartridge out of use, for ever: it is not written again, and proves nothing. What it holds stays readable.
 
-    The next `archive` copies its twin to another cartridge.
+    The next `archive` copies its twin to another cartridge. `warn`: see `owned`.
     """
-    with owned(folder, "tape fence") as vault, TapeLibrary(vault.settings, vault.catalog) as library:
+    with owned(folder, "tape fence", warn) as vault, TapeLibrary(vault.settings, vault.catalog) as library:
         library.adopt_pairs()
         with vault.catalog.reading() as connection:
             known = tapes.all_barcodes(connection)
@@ -202,7 +206,14 @@ def fence(folder: Path, barcode: str, reason: str) -> None:
 # -- erasing
 
 
-def erase(folder: Path, barcode: str, confirm: Callable[[Found], None], *, labelled: str | None = None) -> Found:
+def erase(
+    folder: Path,
+    barcode: str,
+    confirm: Callable[[Found], None],
+    *,
+    labelled: str | None = None,
+    warn: Callable[[HoldfastError], object] = _ignore,
+) -> Found:
     """Erase a cartridge that is of no use as it is, so that it can be taken as a new one; what stood on it.
 
     `confirm` is told what stands on it, and raises unless that may go. `labelled`: the barcode in its label, where its
@@ -213,7 +224,7 @@ def erase(folder: Path, barcode: str, confirm: Callable[[Found], None], *, label
     one whose label is this vault's, whatever its sticker says. Raises `MediaError` for one that is write-protected, or
     whose begin cannot be read.
     """
-    with owned(folder, "tape erase") as vault, TapeLibrary(vault.settings, vault.catalog) as library:
+    with owned(folder, "tape erase", warn) as vault, TapeLibrary(vault.settings, vault.catalog) as library:
         _refuse_known(library, barcode)
         with _in_a_drive(library.changer, barcode) as drive:
             found = look_at(drive)

@@ -71,7 +71,7 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
     report = ArchiveReport(vault=str(folder), in_place=request.in_place)
     check_paths(request.paths, request.source_name, vault=folder)
     with (
-        owned(folder, "archive", make=True, warn=report.warnings.append) as vault,
+        owned(folder, "archive", report.warnings.append, make=True) as vault,
         TapeLibrary(vault.settings, vault.catalog) as library,
     ):
         _adopt(library)
@@ -107,7 +107,7 @@ def verify(
     if sample is not None:
         report.sample, report.seed = str(sample), sample.seed
     with (
-        owned(folder, "verify", warn=report.warnings.append) as vault,
+        owned(folder, "verify", report.warnings.append) as vault,
         TapeLibrary(vault.settings, vault.catalog) as library,
     ):
         _adopt(library)
@@ -154,6 +154,7 @@ def _too_large(found: Entry, capacity_bytes: int) -> CapacityError:
 def _keep(vault: Vault, scopes: list[Scope], request: ArchiveRequest, report: ArchiveReport, watch: Watch) -> None:
     """Record what is new, changed and gone; unless in place, with its bytes in the block store."""
     name, sources = "note" if request.in_place else "store", ", ".join(scope.source.name for scope in scopes)
+    vault.work.plan(name, {sources: report.source_bytes})
     with (
         watch.stage(name, report.source_bytes) as stage,
         vault.work.doing(name, sources, report.source_bytes, also=stage.advance) as step,
@@ -234,6 +235,7 @@ def _dump(
         _report_out_of_reach(vault, left_out, report)
         with vault.catalog.reading() as connection:
             total_bytes = tapes.count_unwritten_bytes(connection) - left_out.size_bytes
+        vault.work.plan("dump", {})  # pair by pair, as drives and cartridges allow
         pairs = PairsToWrite(library, replace_again=replace_again, left_out=left_out.ids)
         with watch.stage("dump", total_bytes) as stage:
             restless = _write_pairs(vault, library, pairs, contents, stage, report, watch)

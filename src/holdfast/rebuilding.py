@@ -40,7 +40,7 @@ def rebuild(folder: Path, barcodes: tuple[str, ...] = (), watch: Watch | None = 
     watch = watch or Silent()
     report = RebuildReport(vault=str(folder))
     with (
-        owned(folder, "rebuild", warn=report.warnings.append) as vault,
+        owned(folder, "rebuild", report.warnings.append) as vault,
         TapeLibrary(vault.settings, vault.catalog) as library,
     ):
         library.adopt_pairs()

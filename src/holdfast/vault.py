@@ -55,27 +55,25 @@ def opened(folder: Path) -> Generator[Vault, None, None]:
 
 @contextmanager
 def owned(
-    folder: Path, command: str, *, make: bool = False, warn: Callable[[HoldfastError], object] | None = None
+    folder: Path, command: str, warn: Callable[[HoldfastError], object], *, make: bool = False
 ) -> Generator[Vault, None, None]:
     """Open a vault to work on it, alone; what a killed run left in the packs is adopted first.
 
-    Raises `BusyError` naming the owner when somebody else works on it, and `VaultError` as `open_vault` does. When all is
-    done, `warn` is told why work could not be noted; where there is none, that is raised.
+    Raises `BusyError` naming the owner when somebody else works on it, and `VaultError` as `open_vault` does. At the end,
+    however it comes, `warn` is told why work could not be noted.
     """
     settings = open_or_init_vault(folder) if make else open_vault(folder)
     with vault_lock(settings.lock_path, command):
         _settle(settings)
         work = Work(settings.state_folder)
-        with Catalog(settings.catalog_path) as catalog, work, work.doing(RUN, command):
-            _empty_scratch(settings.scratch_folder)
-            _recover_store(settings, catalog)
-            yield Vault(settings, catalog, work)
-        for trouble in work.troubles():
-            (warn or _raise)(trouble)
-
-
-def _raise(error: HoldfastError) -> None:
-    raise error
+        try:
+            with Catalog(settings.catalog_path) as catalog, work, work.doing(RUN, command):
+                _empty_scratch(settings.scratch_folder)
+                _recover_store(settings, catalog)
+                yield Vault(settings, catalog, work)
+        finally:
+            for trouble in work.troubles():
+                warn(trouble)
 
 
 def _settle(settings: VaultSettings) -> None:

@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeGuard, TypeVar, cast
 
 from holdfast import durable
-from holdfast.errors import BusyError, HoldfastError, StateError, VaultError
+from holdfast.errors import BusyError, HoldfastError, NoSuchStore, VaultError
 from holdfast.state import Attempt, Task, Tracker
 
 T = TypeVar("T")
@@ -86,6 +87,7 @@ class Work:
 
     def __init__(self, folder: Path | None) -> None:
         """Of the tracker in `folder`; None: nothing is noted."""
+        self._folder = folder
         self._troubles: list[HoldfastError] = []
         self._is_noting = True
         self._tracker = None if folder is None else self._safely(lambda: Tracker(folder, store=STORE))
@@ -103,12 +105,12 @@ class Work:
         return troubles
 
     def _safely(self, act: Callable[[], T]) -> T | None:
+        """Whatever goes wrong, also with a state that is damaged in ways that nobody has thought of."""
         try:
             return act()
-        except HoldfastError as error:
+        except Exception as error:  # noqa: BLE001 (see above)
             if self._is_noting:
-                error.hint = "the state holds no facts: look at the disk, and move its folder away if it is damaged"
-                self._troubles.append(error)
+                self._troubles.append(_trouble(self._folder, error))
             self._is_noting = False
             return None
 
@@ -152,13 +154,28 @@ class Work:
             self._with_tracker(lambda _: act(task))
 
 
+def _trouble(folder: Path | None, error: Exception) -> HoldfastError:
+    return VaultError(
+        "what is done, and how far, cannot be noted or told",
+        place=str(folder),
+        found=str(error) if isinstance(error, HoldfastError) else repr(error),
+        hint="the state holds no facts: look at the disk, and move this folder away if it is damaged",
+    )
+
+
 def _plan(tracker: Tracker, step: str, sizes: Mapping[str, int]) -> None:
     with tracker.transaction():
-        for key in [key for key in tracker.todo_keys() if isinstance(key, tuple) and key[0] == step]:
+        for key in [key for key in tracker.todo_keys() if is_step(key) and key[0] == step]:
             if key[1] not in sizes:
                 del tracker[key]
         for what, size_bytes in sizes.items():
-            tracker.update({(step, what): {"size_bytes": size_bytes, "done_bytes": 0, "_done": False}})
+            anew = {"_done": False, "_tries": 0} if tracker.done((step, what)) else {}
+            tracker.update({(step, what): {"size_bytes": size_bytes, "done_bytes": 0} | anew})
+
+
+def is_step(key: object) -> TypeGuard[tuple[str, str]]:
+    """Whether the key of a task is a step and what it is about."""
+    return isinstance(key, tuple) and list(map(type, cast("tuple[object, ...]", key))) == [str, str]
 
 
 def _begin(tracker: Tracker, key: tuple[str, str], total_bytes: int) -> Task | None:
@@ -244,55 +261,64 @@ class WorkFacts:
 
 ATTEMPTS = 1000
 """So many attempts are looked through for runs, and for how fast a step went."""
+STEPS = 1000
+"""So many steps are told."""
 
 
 def look_at_work(folder: Path, count: int = 5) -> WorkFacts:
-    """What is known of the work, beside whoever does it; nothing where nothing is."""
+    """What is known of the work, beside whoever does it; nothing where nothing is. Writes nothing, waits for nobody."""
     if not (folder / "state.db").exists():
         return WorkFacts([], [])
     try:
         with Tracker(folder, store=STORE, mode="r") as tracker:
             return _facts_of(tracker, count)
-    except StateError:
+    except NoSuchStore:
         return WorkFacts([], [])  # nobody has worked yet, or one who did not get so far
-    except HoldfastError as error:
-        return WorkFacts([], [], error)
+    except Exception as error:  # noqa: BLE001 (a damaged state may be anything)
+        return WorkFacts([], [], _trouble(folder, error))
 
 
 def _facts_of(tracker: Tracker, count: int) -> WorkFacts:
-    claims, attempts = tracker.claims(), tracker.attempts(ATTEMPTS)
-    runs = [_run(attempt) for attempt in (*claims, *attempts) if _step_of(attempt) == RUN]
+    claims = [_Told(*item.key, item) for item in tracker.claims() if is_step(item.key)]
+    attempts = [_Told(*item.key, item) for item in tracker.attempts(ATTEMPTS) if is_step(item.key)]
+    runs = [_run(told) for told in (*claims, *attempts) if told.step == RUN]
     runs.sort(key=lambda run: run.begun_ns, reverse=True)
-    items = [(key, value) for key, value in tracker.todo_items() if isinstance(key, tuple) and key[0] != RUN]
-    return WorkFacts(runs[:count], [_facts(key, value, claims, attempts) for key, value in items])
+    items = ((*key, value) for key, value in tracker.todo_items() if is_step(key) and key[0] != RUN)
+    return WorkFacts(runs[:count], [_facts(*item, claims, attempts) for item in islice(items, STEPS)])
 
 
-def _step_of(attempt: Attempt) -> object:
-    return attempt.key[0] if isinstance(attempt.key, tuple) else None
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """An attempt, and at what."""
+
+    step: str
+    what: str
+    attempt: Attempt
+
+    def is_over(self) -> bool:
+        """The state lies on a disk of this machine: who was here before its last boot does nothing any more."""
+        return self.attempt.is_gone or self.attempt.is_of_another_boot
 
 
-def _what(attempt: Attempt) -> str:
-    return str(attempt.key[1]) if isinstance(attempt.key, tuple) else ""
-
-
-def _run(attempt: Attempt) -> Run:
-    outcome = {"claimed": "killed" if attempt.is_gone else "running", "lost": "killed"}.get(
-        attempt.outcome, attempt.outcome
-    )
-    if attempt.error:
+def _run(told: _Told) -> Run:
+    attempt = told.attempt
+    outcome = attempt.outcome
+    if outcome in ("claimed", "lost"):
+        outcome = "running" if outcome == "claimed" and not told.is_over() else "killed"
+    elif attempt.error:
         outcome = attempt.error.partition(":")[0]
-    return Run(_what(attempt), attempt.host, attempt.pid, attempt.begun_ns, attempt.ended_ns, outcome)
+    return Run(told.what, attempt.host, attempt.pid, attempt.begun_ns, attempt.ended_ns, outcome)
 
 
-def _facts(key: Any, value: Mapping[str, Any], claims: list[Attempt], attempts: list[Attempt]) -> StepFacts:
-    step, what = key
-    claim = next((item for item in claims if item.key == key), None)
-    last = next((item for item in attempts if item.key == key), None)
-    done_bytes, size_bytes = value.get("done_bytes", 0), value.get("size_bytes")
+def _facts(step: str, what: str, value: Mapping[str, Any], claims: list[_Told], attempts: list[_Told]) -> StepFacts:
+    claim = next((told for told in claims if (told.step, told.what) == (step, what)), None)
+    last = next((told.attempt for told in attempts if (told.step, told.what) == (step, what)), None)
+    error = last.error if claim is None and last is not None and value["_tries"] else None
     if claim is not None:
-        state = "killed" if claim.is_gone else "running"
+        state = "killed" if claim.is_over() else "running"
     else:
-        state = "failed" if last is not None and last.error and value["_tries"] else "to do"
+        state = "failed" if error else "to do"
+    done_bytes, size_bytes = value.get("done_bytes", 0), value.get("size_bytes")
     return StepFacts(
         step,
         what,
@@ -300,23 +326,24 @@ def _facts(key: Any, value: Mapping[str, Any], claims: list[Attempt], attempts: 
         value["_tries"],
         done_bytes,
         size_bytes,
-        None if claim is None else claim.host,
-        None if claim is None else claim.pid,
-        None if claim is None else claim.begun_ns,
+        None if claim is None else claim.attempt.host,
+        None if claim is None else claim.attempt.pid,
+        None if claim is None else claim.attempt.begun_ns,
         _eta_s(step, done_bytes, size_bytes, claim, attempts),
-        last.error if last is not None and state == "failed" else None,
+        error,
     )
 
 
 def _eta_s(
-    step: str, done_bytes: int, size_bytes: int | None, claim: Attempt | None, attempts: list[Attempt]
+    step: str, done_bytes: int, size_bytes: int | None, claim: _Told | None, attempts: list[_Told]
 ) -> float | None:
     """By how fast this kind of step went, now and before."""
-    done = [item for item in attempts if _step_of(item) == step and item.outcome == "done" and item.size_bytes]
+    same = [told.attempt for told in attempts if told.step == step]
+    done = [item for item in same if item.outcome == "done" and item.size_bytes]
     took_ns = sum((item.ended_ns or 0) - item.begun_ns for item in done)
     moved_bytes = sum(item.size_bytes or 0 for item in done)
-    if claim is not None and not claim.is_gone:
-        took_ns += max(0, time.time_ns() - claim.begun_ns)
+    if claim is not None and not claim.is_over():
+        took_ns += max(0, time.time_ns() - claim.attempt.begun_ns)
         moved_bytes += done_bytes
     if not size_bytes or not moved_bytes:
         return None

@@ -151,7 +151,7 @@ def test_status_tells_what_is_in_the_drives_and_who_has_them(vault: Path, barcod
     assert (document["owner"], document["drives"][0]) == (None, loaded)
     assert tape(vault, "status") == 0
     assert "VDRIVE-1" in capsys.readouterr().out
-    with owned(vault, "archive") as work:
+    with owned(vault, "archive", lambda _: None) as work:
         changer = open_changer(work.settings)
         assert tape(vault, "status", "--json") == 0
         changer.close()

@@ -63,7 +63,7 @@ def test_a_damaged_state_stops_no_archive_and_is_told(vault: Path, night: Path, 
         path.write_bytes(b"no database" * 1000)
     (night / "new").write_bytes(b"new")
     assert run(["archive", str(night), "--now", "--vault", str(vault)]) == 0
-    assert "move its folder away" in capsys.readouterr().out
+    assert "move this folder away" in capsys.readouterr().out
     assert run(["status", "--vault", str(vault)]) == 0
     assert "work        not known" in capsys.readouterr().out
     shutil.rmtree(vault / "state")

@@ -17,6 +17,7 @@ CODES = {
     "IntegrityError": 3,
     "MediaError": 3,
     "StateError": 1,
+    "NoSuchStore": 1,
     "InvalidKey": 1,
     "InvalidValue": 1,
     "ConflictError": 1,

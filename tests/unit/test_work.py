@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from holdfast.errors import BusyError
+from holdfast.state import Tracker
 from holdfast.work import RUN, Work, WorkFacts, look_at_work, vault_lock
 
 
@@ -135,7 +138,7 @@ def test_work_that_cannot_be_noted_is_done_and_told_once(tmp_path: Path) -> None
             step.advance(1)
             done.append("verified")
         (trouble,) = work.troubles()
-        assert "move its folder away" in (trouble.hint or "")
+        assert "move this folder away" in (trouble.hint or "")
         assert not work.troubles()
     assert done == ["dumped", "verified"]
 
@@ -147,3 +150,52 @@ def test_a_damaged_state_stops_nobody(tmp_path: Path) -> None:
             step.advance(5)
         assert step.done_bytes == 5
         assert len(work.troubles()) == 1
+
+
+def test_what_others_put_into_the_state_stops_nobody(tmp_path: Path) -> None:
+    with Tracker(tmp_path, store="work") as tracker:
+        tracker.add_many([("verify",), "verify", 5, ("verify", 1), ("verify", "A", "B")])
+    with Work(tmp_path) as work:
+        work.plan("verify", {"A and B": 1})
+        with work.doing("verify", "A and B"):
+            assert [step.what for step in look_at_work(tmp_path).steps] == ["A and B"]
+        assert not work.troubles()
+
+
+def test_whatever_is_wrong_with_the_state_is_told_and_stops_nobody(tmp_path: Path) -> None:
+    with Work(tmp_path) as work:
+        work.plan("verify", {"A and B": 1})
+        with work.doing("verify", "A and B") as step:
+            with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+                connection.execute("DELETE FROM store")
+            step.advance(1)
+        (trouble,) = work.troubles()
+    assert trouble.message == "what is done, and how far, cannot be noted or told"
+    assert look_at_work(tmp_path).runs == []
+
+
+def test_an_old_log_of_runs_is_left_alone(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+        connection.execute("CREATE TABLE run (id INTEGER PRIMARY KEY)")
+    assert look_at_work(tmp_path) == WorkFacts([], [])
+    with Work(tmp_path) as work, work.doing(RUN, "archive"):
+        assert [run.outcome for run in look_at_work(tmp_path).runs] == ["running"]
+
+
+def test_what_was_at_work_before_the_last_boot_is_not_running(tmp_path: Path) -> None:
+    with Work(tmp_path) as work, work.doing(RUN, "archive"), work.doing("dump", "A and B"):
+        with closing(sqlite3.connect(tmp_path / "state.db")) as connection, connection:
+            connection.execute(
+                "UPDATE entry_work SET owner = 'host 12345678-1234-1234-1234-123456789abc 4026531836 1 1'"
+            )
+        found = look_at_work(tmp_path)
+        assert [run.outcome for run in found.runs] == ["killed"]
+        assert [step.state for step in found.steps] == ["killed"]
+
+
+def test_a_step_that_is_planned_again_begins_its_attempts_anew(tmp_path: Path) -> None:
+    with Work(tmp_path) as work:
+        for _ in range(3):
+            work.plan("verify", {"A and B": 1})
+            with work.doing("verify", "A and B"):
+                assert look_at_work(tmp_path).steps[0].attempts == 1

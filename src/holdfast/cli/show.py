@@ -59,6 +59,11 @@ def print_error(error: HoldfastError, *, as_json: bool) -> None:
         )
 
 
+def show_warning(error: HoldfastError) -> None:
+    """What was got round, on standard error."""
+    Console(stderr=True, highlight=False, markup=False, soft_wrap=True).print(f"got round: {error}")
+
+
 class PlainWatch:
     """A line when something has become durable; nothing while it has not."""
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from holdfast import handling
 from holdfast.catalog import Cartridge, tapes
 from holdfast.cli.options import JsonOption, VaultOption
-from holdfast.cli.show import console, print_json
+from holdfast.cli.show import console, print_json, show_warning
 from holdfast.config import vault_folder
 from holdfast.errors import UsageError
 from holdfast.tape.label import encode_volume
@@ -223,7 +223,7 @@ def fence(
     Example: holdfast tape fence HF0002L8 --why 'it was dropped'
     """
     _demand(barcode, confirm, "fence")
-    handling.fence(vault_folder(vault), barcode, why)
+    handling.fence(vault_folder(vault), barcode, why, show_warning)
     console().print(f"{barcode} is fenced; run holdfast archive again to copy its twin to another cartridge")
     return 0
 
@@ -252,7 +252,7 @@ def erase(
             typer.echo(line, err=True)
         _demand(barcode, confirm, "erase")
 
-    found = handling.erase(vault_folder(vault), barcode, ask, labelled=labelled)
+    found = handling.erase(vault_folder(vault), barcode, ask, labelled=labelled, warn=show_warning)
     if as_json:
         print_json({"barcode": barcode, "erased": True, "held": _found_fields(found)})
     else:

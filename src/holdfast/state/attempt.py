@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from holdfast.state.keys import Key, parse_key
-from holdfast.state.owners import host_and_pid, is_gone
+from holdfast.state.owners import host_and_pid, is_gone, is_of_another_boot
 from holdfast.state.tasks import Noted
 
 
@@ -13,7 +13,7 @@ from holdfast.state.tasks import Noted
 class Attempt:
     """One attempt at a task. `ended_ns` is None and `outcome` is `claimed` while it goes on, as far as is known.
 
-    Other outcomes: `done`, `tried` (and not marked as done), `failed`, `released`, `lost`. `is_gone`: it goes on no
+    `is_of_another_boot`: this machine has begun anew since, or it was another one. Other outcomes: `done`, `tried` (and not marked as done), `failed`, `released`, `lost`. `is_gone`: it goes on no
     more, as its process has ended; nobody has noted that yet. Times are nanoseconds since 1970.
     """
 
@@ -26,6 +26,7 @@ class Attempt:
     size_bytes: int | None
     error: str | None
     is_gone: bool
+    is_of_another_boot: bool
 
 
 def attempt_of(noted: Noted) -> Attempt:
@@ -41,4 +42,5 @@ def attempt_of(noted: Noted) -> Attempt:
         noted.size_bytes,
         noted.error,
         noted.ended_ns is None and is_gone(noted.owner),
+        is_of_another_boot(noted.owner),
     )

@@ -50,6 +50,10 @@ class Reader(Protocol):
 
     def count(self, store: str) -> int: ...
 
+    def problems(self, store: str) -> list[str]:
+        """Read everything; what is not as it was written, in words."""
+        ...
+
 
 class Backend(Reader, Protocol):
     """One open database. Safe for threads, for any number of processes, and for forking outside of transactions."""
@@ -83,6 +87,10 @@ class Backend(Reader, Protocol):
 
     def demand(self, durability: Durability) -> None:
         """In a transaction: make it at least so durable."""
+        ...
+
+    def doom(self) -> None:
+        """In a transaction: it can only come to nothing."""
         ...
 
     def is_free_here(self) -> bool:
@@ -164,7 +172,3 @@ class Backend(Reader, Protocol):
         ...
 
     def unlock(self) -> None: ...
-
-    def problems(self, store: str) -> list[str]:
-        """Read everything; what is not as it was written, in words."""
-        ...

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, ClassVar, NoReturn
 
-from holdfast.errors import HoldfastError, StateError
+from holdfast.errors import HoldfastError, NoSuchStore, StateError
 from holdfast.state.backend import Durability, Reader, Stamp
 from holdfast.state.entry import Row
 from holdfast.state.locks import TurnLock
@@ -275,7 +275,7 @@ class Database(ABC):
     def demand_store(self, store: str, kind: str) -> None:
         found = self._kind_of(store)
         if found != kind:
-            raise StateError(
+            raise (NoSuchStore if found is None else StateError)(
                 "there is no such store" if found is None else f"this store is a {found}",
                 place=f"{self.place}, store {store!r}",
                 expected=kind,
@@ -331,6 +331,10 @@ class Database(ABC):
 
     def demand(self, durability: Durability) -> None:
         self._full |= durability is Durability.POWER
+
+    def doom(self) -> None:
+        """In a transaction: nobody knows how far a write in it came, so it can only come to nothing."""
+        self._is_doomed = True
 
     def is_free_here(self) -> bool:
         return self._turn.depth() == 0 and not self._mutex._is_owned()  # type: ignore[attr-defined]
@@ -410,7 +414,13 @@ class Database(ABC):
         self._begin_in(connection, full=full)
 
     def _end(self, level: int) -> None:
-        if level != len(self._levels) or self._is_doomed:
+        if self._is_doomed:
+            raise StateError(
+                "a transaction was interrupted in the middle of a write; all was undone",
+                place=self.place,
+                hint="let the interrupt end it, or do all of it again",
+            )
+        if level != len(self._levels):
             raise StateError(
                 "transactions must be left in the reverse order in which they were entered; all was undone",
                 place=self.place,
@@ -466,6 +476,8 @@ class Database(ABC):
         finally:
             del self._levels[level - 1 :]
             self._states = begin.states
+            for store, numbers in self._states.items():
+                numbers.rev = max(numbers.rev, self._given_revs.get(store, 0))
             del self._tell[begin.commit :]
             while len(self._undo) > begin.undo:
                 self._undo.pop()()
@@ -657,5 +669,7 @@ class Database(ABC):
         self._turn.release()
 
     def problems(self, store: str) -> list[str]:
-        with self.looking() as looking:
-            return looking.problems(store)
+        if self.inside():
+            return self.whole().problems(store)
+        with self.snapshot() as reader:
+            return reader.problems(store)

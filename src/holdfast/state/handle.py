@@ -150,7 +150,13 @@ class Handle:
         backend = self._use()
         if backend.inside():
             backend.demand(self.durability)
-            yield backend
+            try:
+                yield backend
+            except Exception:
+                raise
+            except BaseException:
+                backend.doom()  # an interrupt, which whoever is in the transaction may catch
+                raise
         else:
             with backend.transaction(self.durability):
                 yield backend
@@ -309,6 +315,7 @@ class Handle:
 
     def lock(self) -> None:
         """Keep everybody else from writing until `unlock`. Whoever is killed holds nothing."""
+        self._check_writable()
         self._use().lock()
 
     def unlock(self) -> None:

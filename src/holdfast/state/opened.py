@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.errors import StateError
+from holdfast.errors import NoSuchStore, StateError
 from holdfast.state.database import Database
 from holdfast.state.sqlite import SqliteBackend
 
@@ -22,6 +22,7 @@ FORK_TIMEOUT_S = 30.0
 """How long a fork waits for the transactions of other threads."""
 EXIT_TIMEOUT_S = 5.0
 """How long the end of a process waits for the transactions of threads that are still there."""
+_ONLY_READ = " (only read)"
 SCHEMES = ("postgresql://", "postgres://")
 
 _registry: dict[str, Database] = {}
@@ -43,10 +44,13 @@ def shown(place: str | Path) -> str | Path:
 def shared(place: str | Path, *, make: bool = True) -> Database:
     """The database of this place, opened by the first who asks; each who got it lets it go once (`let_go`).
 
-    With `make` it is made where it is missing. Raises `StateError` where it cannot be opened.
+    With `make` it is made where it is missing; without, nothing is written, unless it is open for writing here already.
+    Raises `StateError` where it cannot be opened, `NoSuchStore` where there is none.
     """
     with _registry_lock:
         name = _name(place)
+        if not make and name not in _registry:
+            name += _ONLY_READ
         if name in _registry and not _registry[name].is_at_its_place():
             del _registry[name]  # whoever still has it is told that it is gone
         if name not in _registry:
@@ -89,8 +93,8 @@ def _open(place: str | Path, *, make: bool) -> Database:
 
         return PostgresBackend(_address(place), make=make)
     if not make and not (place / "state.db").exists():
-        raise StateError("no store to read", place=str(place), hint="name the folder of one")
-    return SqliteBackend(Path(os.path.realpath(place)))
+        raise NoSuchStore("no store to read", place=str(place), hint="name the folder of one")
+    return SqliteBackend(Path(os.path.realpath(place)), only_read=not make)
 
 
 def let_go(database: Database) -> None:

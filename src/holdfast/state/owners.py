@@ -61,6 +61,11 @@ def host_and_pid(owner: str) -> tuple[str, int]:
     return words[0], int(words[3]) if len(words) == 5 and words[3].isdecimal() else 0
 
 
+def is_of_another_boot(owner: str) -> bool:
+    """Whether it was here before the last boot, or on another machine."""
+    return owner.split(" ")[1:2] != [_boot()]
+
+
 def is_gone(owner: str) -> bool:
     """Whether it is sure that this owner does nothing any more."""
     words = owner.split(" ")

@@ -36,9 +36,10 @@ class Progress:
 def progress(tally: Tally, attempts: Sequence[Span]) -> Progress:
     """From what is there, and from the last successful attempts."""
     busy_s = _busy_s([(begun_ns, ended_ns) for begun_ns, ended_ns, _ in attempts])
-    sizes = [size for _, _, size in attempts if size is not None]
+    sized = [(begun_ns, ended_ns, size) for begun_ns, ended_ns, size in attempts if size is not None]
+    sizes, sized_s = [size for _, _, size in sized], _busy_s([(begun_ns, ended_ns) for begun_ns, ended_ns, _ in sized])
     rate_per_s = len(attempts) / busy_s if busy_s else None
-    bytes_per_s = sum(sizes) / busy_s if busy_s and any(sizes) else None
+    bytes_per_s = sum(sizes) / sized_s if sized_s and any(sizes) else None
     return Progress(
         tally.entries,
         tally.done,

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 from holdfast.state.entry import Row
 from holdfast.state.owners import is_gone
 from holdfast.state.tables import MARKS, NO_MARKS, TRACKER_FORM, Dialect, Looking, StoreNumbers
-from holdfast.state.tasks import Claim, Ending, Lease, Noted, Tally, Wanted
+from holdfast.state.tasks import Ending, Lease, Noted, Tally, Wanted
 
 CANDIDATES = 256
 """So many entries are looked at together for a claim that takes not every one."""
@@ -81,13 +81,15 @@ class SqlTasks:
             return looking.numbers(self._store)
 
     def tally(self, max_tries: int) -> Tally:
-        with self._database.looking() as looking:
-            numbers = self._numbers()
-            columns = "count(*), count(size_bytes), CAST(coalesce(sum(size_bytes), 0) AS BIGINT)"
-            where = f"{_IS_TODO} AND aborted = 0 AND {_MAY_BE_TRIED}"
-            query = f"SELECT {columns} FROM {self._table} WHERE {where}"
-            todo = looking.connection.execute(query, {"max_tries": max_tries}).fetchone()
-        return Tally(numbers.entries, *numbers.marks, *todo)
+        columns = "count(*), count(size_bytes), CAST(coalesce(sum(size_bytes), 0) AS BIGINT)"
+        todo = f"SELECT {columns} FROM {self._table} WHERE {_IS_TODO} AND aborted = 0 AND {_MAY_BE_TRIED}"
+        query = f"SELECT * FROM ({todo}) AS todo, (SELECT entries, {', '.join(MARKS)} FROM store WHERE name = :store) AS own"
+        found = self._ask(query, {"max_tries": max_tries, "store": self._store})[0]  # all of one moment
+        entries, marks = found[3], found[4:]
+        if self._database.inside():
+            numbers = self._database.numbers(self._store)
+            entries, marks = numbers.entries, numbers.marks
+        return Tally(entries, *marks, *found[:3])
 
     def todo(self, after: int | None, limit: int, max_tries: int, *, with_aborted: bool) -> list[Row]:
         where = f"{_IS_TODO} {'' if with_aborted else 'AND aborted = 0'} AND {_MAY_BE_TRIED}"
@@ -103,7 +105,7 @@ class SqlTasks:
 
     # -- claiming
 
-    def claim(self, wanted: Wanted) -> Claim:
+    def claim(self, wanted: Wanted) -> list[Lease]:
         now_ns = self._database.now_ns()
         if time.monotonic() - self._looked_s > LOOK_FOR_THE_LOST_S:
             self._free_what_is_lost(now_ns, wanted.max_tries)
@@ -132,14 +134,14 @@ class SqlTasks:
             yield from filter(accepts, page)
             words = words | {"after": page[-1].seq}
 
-    def _lease(self, found: dict[int, int], wanted: Wanted) -> Claim:
+    def _lease(self, found: dict[int, int], wanted: Wanted) -> list[Lease]:
         if not found:
-            return Claim({}, list)
+            return []
         token, now_ns = self._next_rev(), self._database.now_ns()  # the lease begins when it is given
         same = {"token": token, "owner": wanted.owner, "now_ns": now_ns, "until_ns": _end_ns(now_ns, wanted.lease_s)}
         statement = (
             f"UPDATE {self._table} SET tries = tries + 1, token = :token, owner = :owner, begun_ns = :now_ns, "
-            "until_ns = :until_ns, rev = :token WHERE seq IN ({})"
+            f"until_ns = :until_ns, rev = :token WHERE seq IN ({{}}) AND token IS NULL AND {_IS_TODO}"
         )
         rows: list[tuple[Any, ...]] = []
         with self._database.looking() as looking:
@@ -147,15 +149,11 @@ class SqlTasks:
                 rows += looking.changed(self._store, statement.format(places), same | words)
         first_tries = sum(row[_TRIES] == 1 for row in rows)
         self._recount(tried=first_tries, leased=len(rows))
-
-        def leases() -> list[Lease]:
-            tries = {row[0]: row[_TRIES] for row in rows}
-            return [
-                Lease(row, token, wanted.owner, tries[row.seq], now_ns, found[row.seq])
-                for row in looking.checked(self._store, rows)
-            ]
-
-        return Claim({row[1]: found[row[0]] for row in rows}, leases)
+        tries = {row[0]: row[_TRIES] for row in rows}
+        return [
+            Lease(row, token, wanted.owner, tries[row.seq], now_ns, found[row.seq])
+            for row in looking.checked(self._store, rows)
+        ]
 
     def _recount(self, **more: int) -> None:
         """In a transaction: there are so many more entries of these marks."""

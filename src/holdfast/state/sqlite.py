@@ -28,11 +28,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from holdfast import durable
-from holdfast.errors import HoldfastError, IntegrityError, StateError
+from holdfast.errors import HoldfastError, IntegrityError, NoSuchStore, StateError
 from holdfast.state.backend import Reader, Stamp
 from holdfast.state.database import Database
 from holdfast.state.folderwatch import FolderWatch
-from holdfast.state.locks import CommitLock
+from holdfast.state.locks import CommitLock, TurnLock
 from holdfast.state.place import prepare_folder
 from holdfast.state.tables import CHANGE_ANYTHING, FORMAT, SQLITE, Connection, Looking, first_statements
 
@@ -50,11 +50,14 @@ class SqliteBackend(Database):
     errors = sqlite3.Error
     dialect = SQLITE
 
-    def __init__(self, folder: Path) -> None:
-        prepare_folder(folder)
+    def __init__(self, folder: Path, *, only_read: bool = False) -> None:
+        if not only_read:
+            prepare_folder(folder)
         self.folder = folder
         self.path = folder / "state.db"
-        super().__init__(str(self.path), CommitLock(folder))
+        self._only_read = only_read
+        # who only reads waits for nobody, and keeps nobody waiting: nothing of it is a commit, or a checkpoint
+        super().__init__(str(self.path), TurnLock(str(folder)) if only_read else CommitLock(folder))
         try:
             with self._explained:
                 self._make_if_missing()
@@ -76,6 +79,8 @@ class SqliteBackend(Database):
         """Make the database, under the lock; one that is there is opened without waiting for whoever writes."""
         if self._is_made():
             return
+        if self._only_read:
+            raise NoSuchStore("no store to read", place=str(self.path), hint="name the folder of one")
         try:
             self._turn.acquire()
             self._make()
@@ -125,7 +130,7 @@ class SqliteBackend(Database):
 
     def _connection(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            f"file:{quote(os.fsencode(self.path))}?mode=rw",
+            f"file:{quote(os.fsencode(self.path))}?mode={'ro' if self._only_read else 'rw'}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
@@ -133,8 +138,9 @@ class SqliteBackend(Database):
             cached_statements=256,
         )
         self._open.append(connection)
-        connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
-        connection.execute(f"PRAGMA journal_size_limit={LONGEST_WAL_BYTES}")
+        if not self._only_read:
+            connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit={LONGEST_WAL_BYTES}")
         connection.execute("PRAGMA cache_size=-4000")
         return connection
 

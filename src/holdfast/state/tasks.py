@@ -47,18 +47,6 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What a claim took: the keys, each with its revision before.
-
-    `leases`: gives the leases, in the order of the entries, when the transaction is over or before; raises
-    `IntegrityError` for an entry that is not as it was written.
-    """
-
-    befores: dict[str, int]
-    leases: Callable[[], list[Lease]]
-
-
-@dataclass(frozen=True, slots=True)
 class Ending:
     """How an attempt ends. `most`: it is dead if it was tried so often, unless that is 0.
 
@@ -122,7 +110,7 @@ class Tasks(Protocol):
         """The next entries that are `done`, `aborted` or `dead`."""
         ...
 
-    def claim(self, wanted: Wanted) -> Claim:
+    def claim(self, wanted: Wanted) -> list[Lease]:
         """In a transaction: take what is free and due."""
         ...
 

@@ -23,7 +23,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
-from holdfast.errors import DuplicateKeyError, InvalidValue
+from holdfast.errors import DuplicateKeyError, IntegrityError, InvalidValue
 from holdfast.state.attempt import Attempt, attempt_of
 from holdfast.state.backend import Backend, Durability
 from holdfast.state.entry import Row
@@ -35,7 +35,7 @@ from holdfast.state.pod import DEFAULT_FILE_SIZE, DEFAULT_SYNC_AT, POD, groups, 
 from holdfast.state.progress import Progress, percent, progress
 from holdfast.state.tables import TRACKER_KIND
 from holdfast.state.task import LEASE_S, Task, lease_lost, note_ends
-from holdfast.state.tasks import Claim, Ending, Lease, Tasks, Wanted
+from holdfast.state.tasks import Ending, Lease, Tasks, Wanted
 from holdfast.state.views import PAGE
 
 ATTEMPTS = 1000
@@ -285,10 +285,9 @@ class Tracker(POD):
         def accepts(row: Row) -> bool:
             return where is None or where(parse_key(row.key), load(row.value))
 
-        wanted = Wanted(n, me(), lease_s, self.max_tries, allow_aborted, after, accepts if where else None)
+        wanted = Wanted(max(0, n), me(), lease_s, self.max_tries, allow_aborted, after, accepts if where else None)
         with self._writing() as backend:
-            claim = self._claim(backend, wanted)
-        return claim.leases()  # when others may write again
+            return self._claim(backend, wanted)
 
     def take(self, key: Key, lease_s: float = LEASE_S, *, from_anybody: bool = False) -> Task | None:
         """Take just this task, whether it is due or not; None when somebody has it.
@@ -303,14 +302,13 @@ class Tracker(POD):
             before = self._rev_of(backend, text)
             if self._tasks().reopen(text, from_anybody=from_anybody):
                 self._changed(backend, {text: before})
-            claim = self._claim(backend, Wanted(1, me(), lease_s, 0, key=text))
-        leases = claim.leases()
+            leases = self._claim(backend, Wanted(1, me(), lease_s, self.max_tries, key=text))
         return Task(self, leases[0]) if leases else None
 
-    def _claim(self, backend: Backend, wanted: Wanted) -> Claim:
-        claim = self._tasks().claim(wanted)
-        self._changed(backend, claim.befores)
-        return claim
+    def _claim(self, backend: Backend, wanted: Wanted) -> list[Lease]:
+        leases = self._tasks().claim(wanted)
+        self._changed(backend, {lease.row.key: lease.before for lease in leases})
+        return leases
 
     def end(self, backend: Backend, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
         """In a transaction: end them; those that are somebody else's by now are returned, and unchanged."""
@@ -329,7 +327,7 @@ class Tracker(POD):
 
     def finish(self, tasks: Iterable[Task], *, claim: int = 0, lease_s: float = LEASE_S) -> list[Task]:
         """Mark them done, all or none, and claim so many others at once, as `claim` does. Raises `LeaseLost`."""
-        tasks, claimed = list(tasks), None
+        tasks, claimed = list(tasks), list[Lease]()
         with self.transaction():
             backend = self._use()
             late = self.end(backend, [task.lease for task in tasks], Ending("done", done=True))
@@ -337,8 +335,8 @@ class Tracker(POD):
                 raise lease_lost(self, late[0])
             note_ends(tasks, backend)
             if claim:
-                claimed = self._claim(backend, Wanted(claim, me(), lease_s, self.max_tries))
-        return [Task(self, lease) for lease in claimed.leases()] if claimed else []
+                claimed = self._claim(backend, Wanted(max(0, claim), me(), lease_s, self.max_tries))
+        return [Task(self, lease) for lease in claimed]
 
     # -- one task
 
@@ -502,6 +500,8 @@ def _pages(page: Callable[[int | None], list[Row]]) -> Iterator[Row]:
     after: int | None = None
     while rows := page(after):
         yield from rows
+        if after is not None and rows[-1].seq <= after:
+            raise IntegrityError("the entries of a store are not in their order", hint="verify() says what is damaged")
         after = rows[-1].seq
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from holdfast.errors import ConflictError, InvalidValue, StateError
-from holdfast.state import POD, opened
+from holdfast.errors import ConflictError, IntegrityError, InvalidValue, NoSuchStore, StateError
+from holdfast.state import POD, Tracker, opened
 from holdfast.state.sqlite import SqliteBackend
 
 
@@ -377,7 +381,10 @@ def test_to_open_for_reading_makes_nothing(tmp_path: Path) -> None:
     before = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     with pytest.raises(StateError, match="no such store"):
         POD(tmp_path / "a", store="two", mode="r")
-    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+    now = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
+    now.pop("state.db-shm", None)  # SQLite's memory that readers and writers share, and a WAL without anything in it
+    assert now.pop("state.db-wal", b"") == b""
+    assert now == before
 
 
 def test_a_folder_that_was_deleted_or_replaced_is_not_written_on(tmp_path: Path) -> None:
@@ -400,3 +407,52 @@ def test_law_9_bounded_memory_by_the_size_of_values(pod: POD) -> None:
     for number in range(40):
         assert len(pod[number]) == 1_000_000
     assert pod._memory._characters <= 9_000_000
+
+
+def test_a_damaged_task_is_told_and_no_claim_takes_any(tmp_path: Path) -> None:
+    with Tracker(tmp_path / "t") as tracker:
+        tracker.add_many(["a", "b", "c"])
+        (task,) = tracker.claim()
+        sql(tmp_path / "t", "UPDATE entry_main SET value = '{\"x\":1}' WHERE key = '\"c\"'")
+        with pytest.raises(IntegrityError):
+            tracker.claim(10)
+        assert [attempt.key for attempt in tracker.claims()] == ["a"]
+        with pytest.raises(IntegrityError):
+            tracker.finish([task], claim=10)
+        assert (task.is_ended, tracker.num_done()) == (False, 0)
+        assert [claimed.key for claimed in tracker.finish([task], claim=1)] == ["b"]
+
+
+def sql(folder: Path, statement: str) -> None:
+    with closing(sqlite3.connect(folder / "state.db")) as connection, connection:
+        connection.execute(statement)
+
+
+LOOK = "import sys\nfrom holdfast.state import POD\nprint(POD(sys.argv[1], mode='r')['a'])"
+
+
+def test_who_only_reads_writes_nothing_and_waits_for_nobody(tmp_path: Path) -> None:
+    with POD(tmp_path / "p") as pod:
+        pod["a"] = 1
+        with pod.transaction():
+            pod["a"] = 2
+            ran = subprocess.run(
+                [sys.executable, "-c", LOOK, str(tmp_path / "p")],
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=True,
+            )
+        assert ran.stdout == "1\n"
+        files = {path.name: path.read_bytes() for path in (tmp_path / "p").iterdir() if not path.name.endswith("-shm")}
+        subprocess.run([sys.executable, "-c", LOOK, str(tmp_path / "p")], capture_output=True, timeout=30, check=True)
+        now = {path.name: path.read_bytes() for path in (tmp_path / "p").iterdir() if not path.name.endswith("-shm")}
+        assert now == files
+
+
+def test_reading_where_no_store_is_makes_none(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "state.db").touch()
+    with pytest.raises(NoSuchStore):
+        POD(tmp_path / "p", mode="r")
+    assert [(path.name, path.stat().st_size) for path in (tmp_path / "p").iterdir()] == [("state.db", 0)]

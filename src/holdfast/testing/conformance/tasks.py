@@ -48,6 +48,20 @@ def do_one_by_one(place: Path | str, count: int) -> None:
             task.done()
 
 
+def claim_in_vain(tracker: Tracker) -> Any:
+    """A claim in a transaction inside the transaction, which comes to nothing."""
+    try:
+        with tracker.transaction():
+            (task,) = tracker.claim()
+            raise OSError("no")
+    except OSError:
+        return task
+
+
+def interrupting(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 class TrackerConformance:
     """The suite. It needs a fixture `place`: where nothing is yet, and what another process can open, too."""
 
@@ -367,3 +381,118 @@ class TrackerConformance:
         tracker["b"]["y"] = 2
         assert (other["a"]["x"], other["b"]["x"], other["b"]["y"]) == (5, 1, 2)
         assert other["a"] == tracker["a"]
+
+    # -- counting, and what others do meanwhile
+
+    def test_an_eta_goes_by_the_bytes_that_are_left(self, tracker: Tracker) -> None:
+        tracker.update({"small": {"size_bytes": 1000}, "large": {"size_bytes": 999_000}, "plain": {}})
+        with tracker.claim()[0]:
+            time.sleep(0.01)
+        stats = tracker.stats()
+        assert (stats.todo, stats.todo_bytes) == (2, 999_000)
+        assert stats.bytes_per_s is not None
+        assert stats.eta_s == pytest.approx((999_000 + 1000) / stats.bytes_per_s)
+        tracker["large"] = {"size_bytes": "much"}
+        tracker["plain"] = {"deep": {"size_bytes": 5}}
+        assert tracker.stats().todo_bytes == 0
+        tracker.mark_done("large")
+        assert tracker.attempts()[0].size_bytes == 1000
+
+    def test_taking_just_one_task(self, tracker: Tracker, other: Tracker) -> None:
+        task = tracker.take("a", lease_s=60)
+        assert task is not None
+        assert other.take("a") is None
+        stolen = other.take("a", from_anybody=True)
+        assert stolen is not None
+        assert stolen.token > task.token
+        with pytest.raises(LeaseLost):
+            task.done()
+        stolen.fail("no", retry_in_s=3600)
+        again = tracker.take("a")
+        assert again is not None
+        assert again.attempt == 3
+        again.done()
+        anew = tracker.take("a")
+        assert anew is not None
+        assert anew.attempt == 1
+        assert [attempt.outcome for attempt in tracker.attempts()] == ["done", "failed", "lost"]
+        assert tracker.verify() == []
+
+    def test_taking_one_lets_what_others_lost_die_as_claiming_does(
+        self, place: Path | str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("holdfast.state.sql_tasks.LOOK_FOR_THE_LOST_S", 0.0)
+        with Tracker(place, max_tries=1) as tracker:
+            tracker.add_many(["a", "b"])
+            tracker.claim(1, lease_s=0)
+            tracker.take("b")
+            assert list(tracker.dead_keys()) == ["a"]
+
+    def test_finishing_and_claiming_at_once(self, tracker: Tracker, other: Tracker) -> None:
+        tracker.add_many(range(7))
+        tasks, seen = tracker.claim(3), list[Any]()
+        while tasks:
+            seen += [task.key for task in tasks]
+            tasks = tracker.finish(tasks, claim=3)
+        assert seen == list(range(7))
+        assert (other.num_done(), other.stats().leased, tracker.verify()) == (7, 0, [])
+        assert tracker.finish([], claim=-1) == []
+
+    def test_who_did_what_and_who_is_at_it(self, tracker: Tracker) -> None:
+        tracker.add_many(["a", "b"])
+        first, second = tracker.claim(2)
+        first.fail("the disk is full")
+        (going,) = tracker.claims()
+        assert (going.key, going.pid, going.ended_ns, going.is_gone) == ("b", os.getpid(), None, False)
+        second.done(size_bytes=9)
+        done, failed = tracker.attempts()
+        assert (done.key, done.outcome, done.size_bytes) == ("b", "done", 9)
+        assert (failed.key, failed.outcome, failed.error) == ("a", "failed", "the disk is full")
+        assert tracker.claims() == []
+
+    def test_a_token_is_never_given_twice_though_a_claim_comes_to_nothing(self, tracker: Tracker) -> None:
+        tracker.add_many(["a", "b"])
+        with tracker.transaction():
+            (first,) = tracker.claim()
+            undone = claim_in_vain(tracker)
+            (again,) = tracker.claim()
+        assert first.token < undone.token < again.token
+        with pytest.raises(LeaseLost):
+            undone.done()
+
+    def test_a_condition_that_writes_does_not_upset_the_counts(self, tracker: Tracker) -> None:
+        tracker.add_many(["a", "b", "c"])
+
+        def marks(key: Any, _: Any) -> bool:
+            tracker.mark_done(key)
+            return True
+
+        assert tracker.claim(1, where=marks) == []
+        tracker.claim(2, where=lambda _, __: bool(tracker.claim()) or True)
+        assert tracker.verify() == []
+
+    def test_an_interrupt_in_a_transaction_leaves_no_half_of_a_write(
+        self, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tracker.add_many(["a", "b"])
+        outer = tracker.transaction()
+        outer.__enter__()
+        with monkeypatch.context() as patch:
+            patch.setattr("holdfast.state.tables.StoreNumbers.recount", interrupting)
+            with pytest.raises(KeyboardInterrupt):
+                tracker.mark_done("a")
+        tracker.mark_done("b")
+        with pytest.raises(StateError, match="interrupted"):
+            outer.__exit__(None, None, None)
+        assert (tracker.num_done(), tracker.verify()) == (0, [])
+
+    def test_all_numbers_are_of_one_moment(self, tracker: Tracker, place: Path | str) -> None:
+        tracker.add_many(range(300))
+        worker = SPAWN.Process(target=do_one_by_one, args=(place, 300))
+        worker.start()
+        while worker.is_alive():
+            stats = tracker.stats()
+            assert stats.done + stats.todo == 300
+            assert tracker.verify() == []
+        worker.join()
+        assert worker.exitcode == 0
