@@ -1,4 +1,4 @@
-"""Keeping contents durably, and giving them back.
+"""Keeping contents durably.
 
 `StoreWriter` has two halves. The front, owned by the caller's thread, hands out room in pooled buffers, so that a
 file is read straight into the block that will hold it. The back is one thread that owns the pack: it hashes full
@@ -28,9 +28,9 @@ from blake3 import blake3
 from holdfast.blocks import manifest as manifests
 from holdfast.blocks.buffers import Buffer, BufferPool
 from holdfast.blocks.manifest import Manifest, StoredVersion
-from holdfast.blocks.packfile import PackReader, PackWriter
+from holdfast.blocks.packfile import PackWriter
 from holdfast.blocks.packformat import RecordType
-from holdfast.errors import IntegrityError
+from holdfast.blocks.reader import BlockIndex
 from holdfast.values import BlockPlace, Content, FileVersion, Locator, Segment, Sighting, Source, VersionEnd
 
 BUFFER_COUNT = 4
@@ -39,20 +39,6 @@ BUFFER_COUNT = 4
 GROUP_VERSIONS = 4096
 GROUP_BYTES = 256 * 1024 * 1024
 """A group is committed when it names so many versions or holds so many new bytes, whichever comes first."""
-
-READ_BYTES = 1024 * 1024
-
-
-class BlockIndex(Protocol):
-    """Where the durable blocks and contents lie; the catalog is one."""
-
-    def find_block(self, locator: Locator) -> BlockPlace | None:
-        """The place of a durable block, or None."""
-        ...
-
-    def find_segments(self, content: Content) -> tuple[Segment, ...] | None:
-        """The segments of a durable, non-empty content, or None."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,38 +436,3 @@ def _segments_of(pieces: Pieces) -> tuple[Segment, ...]:
         assert ticket.locator is not None, "a group is committed after its blocks"
         segments.append(Segment(ticket.locator, offset, length))
     return tuple(segments)
-
-
-class BlockReader:
-    """Gives contents back from the store, every piece checked. Owned by one thread; use as a context manager."""
-
-    def __init__(self, folder: Path, index: BlockIndex) -> None:
-        self._index = index
-        self._packs = PackReader(folder)
-        self._last: BlockPlace | None = None
-
-    def __enter__(self) -> BlockReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._packs.close()
-
-    def read(self, segments: tuple[Segment, ...]) -> Iterator[memoryview]:
-        """The bytes of a content in order, in pieces of up to 1 MiB, each good until the next is asked for.
-
-        Raises `IntegrityError` when a block is missing or a piece damaged.
-        """
-        for segment in segments:
-            place = self._place(segment.locator)
-            offset, end = segment.offset_bytes, segment.offset_bytes + segment.length_bytes
-            while offset < end:
-                length = min(READ_BYTES - offset % READ_BYTES, end - offset)
-                yield self._packs.read(place, offset, length)
-                offset += length
-
-    def _place(self, locator: Locator) -> BlockPlace:
-        if self._last is None or self._last.locator != locator:
-            self._last = self._index.find_block(locator)
-        if self._last is None:
-            raise IntegrityError("a block is missing from the store", place=str(locator), expected="a place in a pack")
-        return self._last

@@ -308,13 +308,14 @@ def present_from(row: Row[Any]) -> PresentVersion:
     return PresentVersion(row.id, version_from(row), sighting)
 
 
-def present_in_folder(connection: Connection, source_name: str, folder: bytes) -> dict[bytes, PresentVersion]:
-    """The versions that were there when the folder was last looked at, by path. The root folder is not its own."""
+def present_in_folder(
+    connection: Connection, source_name: str, folder: bytes, moment_ns: int | None = None
+) -> dict[bytes, PresentVersion]:
+    """The versions that were there when the folder was last looked at, or at a moment, by path; not the root itself."""
     query = select_versions().where(
         source.c.name == source_name,
         version.c.folder_digest == path_digest(folder),
-        version.c.ended_ns.is_(None),
-        version.c.void.is_(False),
+        seen_at(moment_ns),
     )
     # oldest first: should a path have two, which no run leaves behind, the newest is the one that counts
     rows = connection.execute(query.order_by(version.c.id))
@@ -326,14 +327,11 @@ def at_path(path: bytes) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return version.c.folder_digest == path_digest(parent_path(path)), version.c.path_digest == path_digest(path)
 
 
-def present_at(connection: Connection, source_name: str, path: bytes) -> PresentVersion | None:
-    """The version that was last seen at `path` and is not ended."""
-    query = select_versions().where(
-        source.c.name == source_name,
-        *at_path(path),
-        version.c.ended_ns.is_(None),
-        version.c.void.is_(False),
-    )
+def present_at(
+    connection: Connection, source_name: str, path: bytes, moment_ns: int | None = None
+) -> PresentVersion | None:
+    """The version that was last seen at `path` and is not ended, or was there at a moment."""
+    query = select_versions().where(source.c.name == source_name, *at_path(path), seen_at(moment_ns))
     row = connection.execute(query.order_by(version.c.id.desc()).limit(1)).one_or_none()
     return None if row is None else present_from(row)
 

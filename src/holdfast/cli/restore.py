@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -109,6 +110,15 @@ def _tell(plan: RestorePlan, *, as_json: bool) -> int:
     return plan.exit_code()
 
 
+def parse_range(text: str) -> slice:
+    """`FROM:TO`, either of which may be left out. Raises `UsageError` for anything else."""
+    found = re.fullmatch(r"(-?[0-9]{0,18}):(-?[0-9]{0,18})", text, re.ASCII)
+    if found is None or "-" in found.groups():
+        raise UsageError("not a range of bytes", expected="FROM:TO, such as 0:4096, 4096: or -1000:", found=repr(text))
+    first, last = (int(number) if number else None for number in found.groups())
+    return slice(first, last)
+
+
 def check_origin(origin: str) -> str:
     """Raise `UsageError` for an origin that is none."""
     if origin not in ORIGINS:
@@ -134,14 +144,21 @@ def cat(
     vault: VaultOption = None,
     as_of: AsOfOption = None,
     origin: FromOption = "any",
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--range", metavar="FROM:TO", help="Only these bytes, from 0, TO not among them; -N counts from the end."
+        ),
+    ] = None,
 ) -> int:
-    """Write one file to standard output.
+    """Write one file, or a range of its bytes, to standard output.
 
     Not one byte that was not checked.
 
-    Example: holdfast cat night/zen.2458661.23480.HH.uvh5 > file.uvh5
+    Example: holdfast cat night/zen.2458661.23480.HH.uvh5 --range 0:2880 | head -c 80
     """
     moment = None if as_of is None else parse_time(as_of)
-    run_cat(vault_folder(vault), file, sys.stdout.buffer, as_of_ns=moment, origin=check_origin(origin))
+    where, meant = vault_folder(vault), slice(None) if part is None else parse_range(part)
+    run_cat(where, file, sys.stdout.buffer, as_of_ns=moment, origin=check_origin(origin), part=meant)
     sys.stdout.buffer.flush()
     return 0

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from holdfast.blocks import ContentFile
 from holdfast.catalog import Cartridge, tapes
 from holdfast.errors import HoldfastError, IntegrityError, SourceError
 from holdfast.naming import find_version
@@ -18,10 +19,18 @@ from holdfast.values import Content, Kind
 from holdfast.vault import Vault, opened
 
 
-def cat(folder: Path, name: str, out: BinaryIO, *, as_of_ns: int | None = None, origin: str = "any") -> None:
-    """Write one file's bytes to `out`. Not one byte is written that was not checked.
+def cat(
+    folder: Path,
+    name: str,
+    out: BinaryIO,
+    *,
+    as_of_ns: int | None = None,
+    origin: str = "any",
+    part: slice = slice(None),
+) -> None:
+    """Write one file's bytes to `out`, or a `part` of them. Not one byte is written that was not checked.
 
-    Raises `SourceError` when there is no such file, and `IntegrityError` when no copy is good.
+    From the store only what is wanted is read; from tape the whole file is, as only its last byte proves the first. Raises `SourceError` when there is no such file, and `IntegrityError` when no copy is good.
     """
     with opened(folder) as vault, vault.store_reader() as reader:
         version = find_version(vault.catalog, name, as_of_ns).version
@@ -30,16 +39,16 @@ def cat(folder: Path, name: str, out: BinaryIO, *, as_of_ns: int | None = None, 
         segments = None if origin == "tape" else vault.catalog.find_segments(version.content)
         if segments is None and origin == "store" and version.size_bytes:
             raise SourceError("the file is not in the block store", place=name, hint="leave out --from store")
-        written = 0
+        begin, end, _ = part.indices(version.size_bytes)
         try:
-            for piece in reader.read(segments or ()):
+            for piece in ContentFile(reader, segments or ()).pieces(begin, end):
                 out.write(piece)
-                written += len(piece)
+                begin += len(piece)
         except IntegrityError:
             if origin == "store" or not _is_on_tape(vault, version.content):
                 raise
-        if written < version.size_bytes:
-            _cat_from_tape(vault, version.content, out, written)
+        if begin < end:
+            _cat_from_tape(vault, version.content, out, begin, end)
 
 
 def _is_on_tape(vault: Vault, content: Content) -> bool:
@@ -47,8 +56,8 @@ def _is_on_tape(vault: Vault, content: Content) -> bool:
         return bool(tapes.tape_places(connection, content, limit=1))
 
 
-def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO, begin: int) -> None:
-    """From byte `begin` on; by way of a temporary file, as only the last byte proves the first."""
+def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO, begin: int, end: int) -> None:
+    """From byte `begin` to before `end`; by way of a temporary file, as only the last byte proves the first."""
     ways = Ways(vault.catalog, "tape")
     places = ways.places(content)
     failures: list[HoldfastError] = [SourceError("no copy of the file can be read", hint="holdfast custody shows more")]
@@ -58,7 +67,7 @@ def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO, begin: int) ->
             with library.mounted_sides(turn.pair, told, wanted=turn.cartridges) as mounted:
                 good = TapeContents(mounted).read_any(places, content, lambda: _fresh(spool), failures.append)
             if good:
-                _copy_out(spool, out, begin)
+                _copy_out(spool, out, begin, end)
                 return
     raise failures[-1]
 
@@ -77,7 +86,8 @@ def _fresh(spool: BinaryIO) -> Callable[[memoryview], None]:
     return write
 
 
-def _copy_out(spool: BinaryIO, out: BinaryIO, begin: int) -> None:
+def _copy_out(spool: BinaryIO, out: BinaryIO, begin: int, end: int) -> None:
     spool.seek(begin)
-    while piece := spool.read(2**20):
+    while piece := spool.read(min(2**20, end - begin)):
         out.write(piece)
+        begin += len(piece)
