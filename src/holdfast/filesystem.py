@@ -19,19 +19,22 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from fsspec.spec import AbstractFileSystem
 
 from holdfast.browsing import TreeEntry, VaultTree
-from holdfast.config import vault_folder
+from holdfast.config import open_vault, vault_folder
 from holdfast.errors import SourceError
 from holdfast.naming import parse_time
 from holdfast.values import Kind
 
 BUFFER_BYTES = 64 * 1024
 """What an open file reads at least: a piece that is checked as a whole anyway."""
+KEPT_TREES = 16
+"""So many vaults, and times of them, stay open."""
 TYPES = {Kind.FILE: "file", Kind.FOLDER: "directory", Kind.LINK: "link"}
 
 
@@ -40,11 +43,15 @@ class HoldfastFileSystem(AbstractFileSystem):
 
     protocol: ClassVar[str] = "holdfast"
     root_marker = ""
+    cachable = False  # the vault may be that of the environment, which may change; see `_tree`
 
     def __init__(self, vault: str | os.PathLike[str] | None = None, as_of: str | None = None, **options: Any) -> None:
         super().__init__(vault=vault, as_of=as_of, **options)
-        moment_ns = None if as_of is None else parse_time(as_of)
-        self._tree = VaultTree(vault_folder(None if vault is None else Path(vault)), moment_ns)
+        folder = vault_folder(None if vault is None else Path(vault)).resolve()
+        settings = open_vault(folder)
+        made = os.stat(settings.catalog_path) if settings.catalog_path.exists() else None
+        which = None if made is None else (made.st_dev, made.st_ino)
+        self._tree = _tree(folder, None if as_of is None else parse_time(as_of), which, os.getpid())
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:
@@ -114,6 +121,12 @@ class HoldfastFileSystem(AbstractFileSystem):
 
     def touch(self, path: str, truncate: bool = True, **_: Any) -> NoReturn:  # noqa: ARG002
         _refuse(path)
+
+
+@lru_cache(KEPT_TREES)
+def _tree(folder: Path, moment_ns: int | None, which: object, pid: int) -> VaultTree:  # noqa: ARG001
+    """One tree for all who ask for the same vault, in one process: `which` tells it from another one at its place."""
+    return VaultTree(folder, moment_ns)
 
 
 def _refuse(path: str) -> NoReturn:

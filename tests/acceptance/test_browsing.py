@@ -10,10 +10,11 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from tests.acceptance.conftest import Archive
+from tests.acceptance.conftest import SMALL, Archive
 
 from holdfast.browsing import VaultTree
 from holdfast.cli.app import run
+from holdfast.config import init_vault
 from holdfast.errors import EXIT_USAGE, IntegrityError, SourceError, VaultError
 from holdfast.filesystem import HoldfastFileSystem
 from holdfast.testing import flip_bit
@@ -162,6 +163,22 @@ def test_fsspec_gives_the_errors_that_programs_expect(vault: Path, night: Path, 
         assert caught.value.errno == errno.EROFS
     with pytest.raises(VaultError):
         HoldfastFileSystem(vault=vault / "none")
+
+
+def test_fsspec_follows_the_environment_and_tells_vaults_apart(
+    vault: Path, night: Path, archived: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived(night)
+    other = vault.parent / "other"
+    init_vault(other, SMALL)
+    monkeypatch.setenv("HOLDFAST_VAULT", str(vault))
+    assert HoldfastFileSystem().ls("", detail=False) == ["night"]
+    monkeypatch.setenv("HOLDFAST_VAULT", str(other))
+    assert HoldfastFileSystem().ls("", detail=False) == []
+    vault.rename(vault.parent / "moved")
+    other.rename(vault)
+    monkeypatch.setenv("HOLDFAST_VAULT", str(vault))
+    assert HoldfastFileSystem().ls("", detail=False) == []
 
 
 def test_law_7_damage_reaches_no_program(vault: Path, night: Path, archived: Archive) -> None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, lru_cache
 from itertools import groupby, islice
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, ClassVar, Protocol
 
 from holdfast.state.entry import Row
 from holdfast.state.owners import is_gone
-from holdfast.state.tables import MARKS, NO_MARKS, TRACKER_FORM, Dialect, Looking, StoreNumbers
-from holdfast.state.tasks import Ending, Lease, Noted, Tally, Wanted
+from holdfast.state.tables import MARKS, TRACKER_FORM, Dialect, Looking, StoreNumbers
+from holdfast.state.tasks import Claim, Ending, Lease, Noted, Tally, Wanted
 
 CANDIDATES = 256
 """So many entries are looked at together for a claim that takes not every one."""
 GROUP = 256
 """So many entries are changed with one statement."""
+KEPT_STATEMENTS = 512
 LOOK_FOR_THE_LOST_S = 0.1
 """Whether leases are over, or their owners gone, is looked at so often, and whenever nothing else is free."""
 ATTEMPTS, FORGET_EVERY = 100_000, 1000
@@ -105,7 +106,7 @@ class SqlTasks:
 
     # -- claiming
 
-    def claim(self, wanted: Wanted) -> list[Lease]:
+    def claim(self, wanted: Wanted) -> Claim:
         now_ns = self._database.now_ns()
         if time.monotonic() - self._looked_s > LOOK_FOR_THE_LOST_S:
             self._free_what_is_lost(now_ns, wanted.max_tries)
@@ -134,9 +135,9 @@ class SqlTasks:
             yield from filter(accepts, page)
             words = words | {"after": page[-1].seq}
 
-    def _lease(self, found: dict[int, int], wanted: Wanted) -> list[Lease]:
+    def _lease(self, found: dict[int, int], wanted: Wanted) -> Claim:
         if not found:
-            return []
+            return Claim({}, list)
         token, now_ns = self._next_rev(), self._database.now_ns()  # the lease begins when it is given
         same = {"token": token, "owner": wanted.owner, "now_ns": now_ns, "until_ns": _end_ns(now_ns, wanted.lease_s)}
         statement = (
@@ -148,16 +149,16 @@ class SqlTasks:
             for places, words in _in_groups(found):
                 rows += looking.changed(self._store, statement.format(places), same | words)
         first_tries = sum(row[_TRIES] == 1 for row in rows)
-        self._recount(tried=first_tries, leased=len(rows))
-        tries = {row[0]: row[_TRIES] for row in rows}
-        return [
-            Lease(row, token, wanted.owner, tries[row.seq], now_ns, found[row.seq])
-            for row in looking.checked(self._store, rows)
-        ]
+        self._database.numbers(self._store).count(tried=first_tries, leased=len(rows))
+        looking.check(self._store, rows)
 
-    def _recount(self, **more: int) -> None:
-        """In a transaction: there are so many more entries of these marks."""
-        self._database.numbers(self._store).recount(NO_MARKS, tuple(more.get(mark, 0) for mark in MARKS))
+        def leases() -> list[Lease]:
+            return [
+                Lease(looking.row(self._store, row), token, wanted.owner, row[_TRIES], now_ns, found[row[0]])
+                for row in sorted(rows, key=itemgetter(0))
+            ]
+
+        return Claim({row[1]: found[row[0]] for row in rows}, leases)
 
     def _free_what_is_lost(self, now_ns: int, max_tries: int) -> int:
         """End the leases that are over, and those of owners that are gone; how many. An attempt is counted all the same."""
@@ -192,9 +193,9 @@ class SqlTasks:
         noted, changed = _noted(ending, now_ns), self._changed(ending)
         with self._database.looking() as looking:
             for places, group in _in_groups(seqs):
-                looking.connection.execute(self._note(places, "owner", "begun_ns"), noted | group)
+                looking.connection.execute(_note(self._store, places, "owner", "begun_ns"), noted | group)
                 with self._database.recounting(self._store, f"seq IN ({places})", group):
-                    looking.connection.execute(self._free_each(places, ending), changed | group)
+                    looking.connection.execute(_free_each(self._store, places, ending), changed | group)
         self._forget_some()
 
     def _set_free_as_claimed(self, leases: Sequence[Lease], ending: Ending, now_ns: int) -> dict[str, int]:
@@ -206,14 +207,14 @@ class SqlTasks:
         ended: list[tuple[int, str]] = []
         with self._database.looking() as looking:
             for places, group in _in_groups(lease.row.seq for lease in leases):
-                free = f"{self._free_each(places, ending)} {_AS_CLAIMED} RETURNING seq, key"
+                free = f"{_free_each(self._store, places, ending)} {_AS_CLAIMED} RETURNING seq, key"
                 with self._recounting_ended(ending, places, group):
                     freed = looking.connection.execute(free, changed | group).fetchall()
                 if _is_only_done(ending):
-                    self._recount(done=len(freed), leased=-len(freed))
+                    self._database.numbers(self._store).count(done=len(freed), leased=-len(freed))
                 ended += freed
             for places, group in _in_groups(seq for seq, _ in ended):
-                looking.connection.execute(self._note(places, ":owner", ":begun_ns"), noted | group)
+                looking.connection.execute(_note(self._store, places, ":owner", ":begun_ns"), noted | group)
         self._forget_some()
         return dict.fromkeys((key for _, key in ended), first.token)
 
@@ -222,26 +223,6 @@ class SqlTasks:
         if _is_only_done(ending):
             return nullcontext()
         return self._database.recounting(self._store, f"seq IN ({places})", group)
-
-    def _note(self, places: str, owner: str, begun_ns: str) -> str:
-        return (
-            f'INSERT INTO "attempt_{self._store}" (key, owner, begun_ns, ended_ns, outcome, size_bytes, error) '
-            f"SELECT key, {owner}, {begun_ns}, :now_ns, :outcome, {_MOVED_BYTES}, :error "
-            f"FROM {self._table} WHERE seq IN ({places}) ORDER BY seq"
-        )
-
-    def _free_each(self, places: str, ending: Ending) -> str:
-        """What becomes of an entry; what stays is not named, as each column that is costs time in its indexes."""
-        changes = ["token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, due_ns = :due_ns, rev = :rev"]
-        if ending.done:
-            changes.append("done = 1")
-        if ending.most:
-            changes.append("dead = CASE WHEN tries >= :most THEN 1 ELSE 0 END")
-        if ending.uncounted:
-            changes.append("tries = CASE WHEN tries > 0 THEN tries - 1 ELSE 0 END")
-        if ending.error is not None:
-            changes.append("error = :error")
-        return f"UPDATE {self._table} SET {', '.join(changes)} WHERE seq IN ({places})"
 
     def _changed(self, ending: Ending) -> dict[str, Any]:
         words = {"due_ns": ending.due_ns, "rev": self._next_rev()}
@@ -277,7 +258,7 @@ class SqlTasks:
 
     def note(self, lease: Lease, outcome: str) -> None:
         noted = _noted(Ending(outcome), self._database.now_ns()) | {"owner": lease.owner, "begun_ns": lease.begun_ns}
-        self._change(self._note(":seq", ":owner", ":begun_ns"), noted | {"seq": lease.row.seq})
+        self._change(_note(self._store, ":seq", ":owner", ":begun_ns"), noted | {"seq": lease.row.seq})
 
     def extend(self, lease: Lease, lease_s: float) -> bool:
         until_ns = _end_ns(self._database.now_ns(), lease_s)
@@ -293,8 +274,8 @@ class SqlTasks:
             before = looking.marks(self._store, where, words)
         statement = f"UPDATE {self._table} SET dead = 0, tries = 0, due_ns = 0, rev = :rev WHERE {where}"
         changed = self._change(statement, words | {"rev": self._next_rev()})
-        there = dict(zip(MARKS, before, strict=True))
-        self._recount(dead=-there["dead"], tried=-there["tried"])
+        after = dict(zip(MARKS, before, strict=True)) | {"dead": 0, "tried": 0}
+        self._database.numbers(self._store).recount(before, tuple(after.values()))
         return changed
 
     def noted(self, limit: int) -> list[Noted]:
@@ -309,6 +290,34 @@ class SqlTasks:
     def attempts(self, limit: int) -> list[tuple[int, int, int | None]]:
         query = f"SELECT begun_ns, ended_ns, size_bytes FROM \"attempt_{self._store}\" WHERE outcome = 'done'"
         return self._ask(f"{query} ORDER BY id DESC LIMIT {limit:d}")
+
+
+@lru_cache(KEPT_STATEMENTS)
+def _note(store: str, places: str, owner: str, begun_ns: str) -> str:
+    return (
+        f'INSERT INTO "attempt_{store}" (key, owner, begun_ns, ended_ns, outcome, size_bytes, error) '
+        f"SELECT key, {owner}, {begun_ns}, :now_ns, :outcome, {_MOVED_BYTES}, :error "
+        f'FROM "entry_{store}" WHERE seq IN ({places}) ORDER BY seq'
+    )
+
+
+def _free_each(store: str, places: str, ending: Ending) -> str:
+    return _free(store, places, ending.done, bool(ending.most), ending.uncounted, ending.error is not None)
+
+
+@lru_cache(KEPT_STATEMENTS)
+def _free(store: str, places: str, is_done: bool, may_die: bool, is_uncounted: bool, has_failed: bool) -> str:
+    """What becomes of an entry; what stays is not named, as each column that is costs time in its indexes."""
+    changes = ["token = NULL, owner = NULL, begun_ns = NULL, until_ns = NULL, due_ns = :due_ns, rev = :rev"]
+    if is_done:
+        changes.append("done = 1")
+    if may_die:
+        changes.append("dead = CASE WHEN tries >= :most THEN 1 ELSE 0 END")
+    if is_uncounted:
+        changes.append("tries = CASE WHEN tries > 0 THEN tries - 1 ELSE 0 END")
+    if has_failed:
+        changes.append("error = :error")
+    return f'UPDATE "entry_{store}" SET {", ".join(changes)} WHERE seq IN ({places})'
 
 
 def _is_only_done(ending: Ending) -> bool:

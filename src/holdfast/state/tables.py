@@ -22,7 +22,6 @@ import re
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
 from zlib import crc32
 
@@ -170,6 +169,11 @@ class StoreNumbers:
         """Some entries counted as `before`, and count as `after` now."""
         if before != after:
             self.marks = tuple(map(int.__sub__, map(int.__add__, self.marks, after), before))
+
+    def count(self, *, done: int = 0, tried: int = 0, leased: int = 0) -> None:
+        """There are so many more of these."""
+        all_done, all_tried, aborted, dead, all_leased = self.marks
+        self.marks = all_done + done, all_tried + tried, aborted, dead, all_leased + leased
 
     def row(self) -> tuple[int, ...]:
         """As they stand in their table."""
@@ -325,10 +329,16 @@ class Looking:
         """In a transaction: run the statement; the entries that it has changed, as they stand now, in any order."""
         return self.connection.execute(f"{statement} RETURNING {self.form(store).columns}", parameters).fetchall()
 
-    def checked(self, store: str, found: Iterable[tuple[Any, ...]]) -> list[Row]:
-        """What `changed` has given, in order. Needs no connection. Raises `IntegrityError`."""
-        form = self.form(store)
-        return [self._row(store, form, *row) for row in sorted(found, key=itemgetter(0))]
+    def check(self, store: str, found: Iterable[tuple[Any, ...]]) -> None:
+        """Raise `IntegrityError` unless all that `changed` has given is as it was written."""
+        for _, key, value, _, sum_, *_ in found:
+            if check_sum(key, value) != sum_:
+                raise self._damaged(store, key, value, sum_)
+
+    def row(self, store: str, found: tuple[Any, ...]) -> Row:
+        """The entry that stands so, once it was checked. Needs no connection."""
+        seq, key, value, rev, _, *own = found
+        return Row(seq, key, self.form(store).text(value, *own), rev)
 
     def marks(self, store: str, where: str = "", parameters: Parameters = ()) -> Marks:
         """How many of these entries there are of each of `MARKS`."""
@@ -387,13 +397,15 @@ class Looking:
         return told
 
     def _row(self, store: str, form: Form, seq: int, key: str, value: str, rev: int, sum_: int, *own: Any) -> Row:
-        found = check_sum(key, value)
-        if found != sum_:
-            raise IntegrityError(
-                "an entry is not as it was written",
-                place=f"{self.place}, store {store!r}, key {key}",
-                expected=f"CRC-32 {sum_:08x}",
-                found=f"{found:08x}",
-                hint="put back a copy of this folder; verify() lists every entry that is damaged",
-            )
+        if check_sum(key, value) != sum_:
+            raise self._damaged(store, key, value, sum_)
         return Row(seq, key, form.text(value, *own), rev)
+
+    def _damaged(self, store: str, key: str, value: str, sum_: int) -> IntegrityError:
+        return IntegrityError(
+            "an entry is not as it was written",
+            place=f"{self.place}, store {store!r}, key {key}",
+            expected=f"CRC-32 {sum_:08x}",
+            found=f"{check_sum(key, value):08x}",
+            hint="put back a copy of this folder; verify() lists every entry that is damaged",
+        )

@@ -47,6 +47,17 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What a claim took: the keys, each with its revision before.
+
+    `leases`: gives the leases in the order of the entries, also when the transaction is over and others may write.
+    """
+
+    befores: dict[str, int]
+    leases: Callable[[], list[Lease]]
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How an attempt ends. `most`: it is dead if it was tried so often, unless that is 0.
 
@@ -110,8 +121,8 @@ class Tasks(Protocol):
         """The next entries that are `done`, `aborted` or `dead`."""
         ...
 
-    def claim(self, wanted: Wanted) -> list[Lease]:
-        """In a transaction: take what is free and due."""
+    def claim(self, wanted: Wanted) -> Claim:
+        """In a transaction: take what is free and due. Raises `IntegrityError` for what is not as it was written."""
         ...
 
     def end(self, leases: Sequence[Lease], ending: Ending) -> dict[str, int]:

@@ -35,7 +35,7 @@ from holdfast.state.pod import DEFAULT_FILE_SIZE, DEFAULT_SYNC_AT, POD, groups, 
 from holdfast.state.progress import Progress, percent, progress
 from holdfast.state.tables import TRACKER_KIND
 from holdfast.state.task import LEASE_S, Task, lease_lost, note_ends
-from holdfast.state.tasks import Ending, Lease, Tasks, Wanted
+from holdfast.state.tasks import Claim, Ending, Lease, Tasks, Wanted
 from holdfast.state.views import PAGE
 
 ATTEMPTS = 1000
@@ -287,7 +287,8 @@ class Tracker(POD):
 
         wanted = Wanted(max(0, n), me(), lease_s, self.max_tries, allow_aborted, after, accepts if where else None)
         with self._writing() as backend:
-            return self._claim(backend, wanted)
+            claim = self._claim(backend, wanted)
+        return claim.leases()  # when others may write again
 
     def take(self, key: Key, lease_s: float = LEASE_S, *, from_anybody: bool = False) -> Task | None:
         """Take just this task, whether it is due or not; None when somebody has it.
@@ -302,13 +303,14 @@ class Tracker(POD):
             before = self._rev_of(backend, text)
             if self._tasks().reopen(text, from_anybody=from_anybody):
                 self._changed(backend, {text: before})
-            leases = self._claim(backend, Wanted(1, me(), lease_s, self.max_tries, key=text))
+            claim = self._claim(backend, Wanted(1, me(), lease_s, self.max_tries, key=text))
+        leases = claim.leases()
         return Task(self, leases[0]) if leases else None
 
-    def _claim(self, backend: Backend, wanted: Wanted) -> list[Lease]:
-        leases = self._tasks().claim(wanted)
-        self._changed(backend, {lease.row.key: lease.before for lease in leases})
-        return leases
+    def _claim(self, backend: Backend, wanted: Wanted) -> Claim:
+        claim = self._tasks().claim(wanted)
+        self._changed(backend, claim.befores)
+        return claim
 
     def end(self, backend: Backend, leases: Sequence[Lease], ending: Ending) -> list[Lease]:
         """In a transaction: end them; those that are somebody else's by now are returned, and unchanged."""
@@ -327,7 +329,7 @@ class Tracker(POD):
 
     def finish(self, tasks: Iterable[Task], *, claim: int = 0, lease_s: float = LEASE_S) -> list[Task]:
         """Mark them done, all or none, and claim so many others at once, as `claim` does. Raises `LeaseLost`."""
-        tasks, claimed = list(tasks), list[Lease]()
+        tasks, claimed = list(tasks), None
         with self.transaction():
             backend = self._use()
             late = self.end(backend, [task.lease for task in tasks], Ending("done", done=True))
@@ -336,7 +338,7 @@ class Tracker(POD):
             note_ends(tasks, backend)
             if claim:
                 claimed = self._claim(backend, Wanted(max(0, claim), me(), lease_s, self.max_tries))
-        return [Task(self, lease) for lease in claimed]
+        return [] if claimed is None else [Task(self, lease) for lease in claimed.leases()]
 
     # -- one task
 
