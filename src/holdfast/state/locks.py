@@ -26,7 +26,7 @@ _TO_BE_OPENED = -1
 SLICE_S = 0.01
 """A process that has waited for its turn may take the lock again and again for so long, before it waits anew."""
 NAP_S = 0.002
-"""Meanwhile the next one looks so often whether the lock is free; about an eighth of what starts and ends a slice."""
+"""Meanwhile the next one looks so often whether the lock is free."""
 
 
 class TurnLock:
