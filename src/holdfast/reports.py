@@ -238,6 +238,19 @@ class ScriptReport(Report):
     cartridges: list[str] = field(default_factory=list[str])
 
 
+@dataclass(slots=True)
+class ScrubReport(Report):
+    """What `scrub` read: `packs` of the `packs_in_store`. Errors are what is damaged and could not be repaired, warnings
+    what could be.
+    """
+
+    packs: int = 0
+    packs_in_store: int = 0
+    read_bytes: int = 0
+    damaged_blocks: int = 0
+    repaired_blocks: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class FoundTape:
     """A cartridge that `rebuild` met: `rebuilt`, `known` already, `blank`, `not read`, or `not rebuilt`, and why."""

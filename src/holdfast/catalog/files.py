@@ -150,6 +150,67 @@ def record_blocks(connection: Connection, pack_row: int, places: Iterable[BlockP
     execute_many(connection, insert_new(block), rows)
 
 
+def move_block(connection: Connection, place: BlockPlace, pack_bytes: int) -> None:
+    """A block lies somewhere else now. The pack is known from here on."""
+    pack_row = record_pack(connection, place.pack_id, pack_bytes, sealed=False)
+    at = block.c.blake3 == place.locator.blake3, block.c.size_bytes == place.locator.size_bytes
+    connection.execute(update(block).where(*at).values(pack_id=pack_row, offset_bytes=place.offset_bytes))
+
+
+def sealed_packs(connection: Connection) -> dict[uuid.UUID, int]:
+    """The packs that nobody writes any more, and their sizes."""
+    rows = connection.execute(select(pack.c.uuid, pack.c.size_bytes).where(pack.c.sealed.is_(True)))
+    return {uuid.UUID(bytes=row.uuid): row.size_bytes for row in rows}
+
+
+def blocks_of_pack(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlace]:
+    """The blocks that are read from this pack, in the order in which they lie there."""
+    query = (
+        select(block.c.blake3, block.c.size_bytes, block.c.offset_bytes)
+        .join(pack, pack.c.id == block.c.pack_id)
+        .where(pack.c.uuid == pack_id.bytes)
+        .order_by(block.c.offset_bytes)
+    )
+    return [
+        BlockPlace(Locator(row.blake3, row.size_bytes), pack_id, row.offset_bytes) for row in connection.execute(query)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPart:
+    """A piece of a content that lies in a block: `length_bytes` from byte `content_offset` of it, at `block_offset`."""
+
+    content: Content
+    content_offset: int
+    block_offset: int
+    length_bytes: int
+
+
+def parts_in_block(connection: Connection, locator: Locator) -> list[BlockPart]:
+    """Every piece of a content in a block. There is no index for it: this reads all segments, as few ask it."""
+    inside = (
+        select(segment.c.content_id)
+        .join(block, block.c.id == segment.c.block_id)
+        .where(block.c.blake3 == locator.blake3, block.c.size_bytes == locator.size_bytes)
+        .distinct()
+    )
+    query = (
+        select(content.c.sha256, content.c.size_bytes, segment, block.c.blake3)
+        .join(segment, segment.c.content_id == content.c.id)
+        .join(block, block.c.id == segment.c.block_id)
+        .where(content.c.id.in_(inside))
+        .order_by(segment.c.content_id, segment.c.number)
+    )
+    parts, at = list[BlockPart](), 0
+    for row in connection.execute(query):
+        at = at if row.number else 0
+        if row.blake3 == locator.blake3:
+            whole = Content(row.sha256, row.size_bytes)
+            parts.append(BlockPart(whole, at, row.offset_bytes, row.length_bytes))
+        at += row.length_bytes
+    return parts
+
+
 def block_rows(connection: Connection, locators: Iterable[Locator]) -> dict[Locator, int]:
     found: dict[Locator, int] = {}
     for part in chunks(list(dict.fromkeys(locators))):
