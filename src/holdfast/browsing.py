@@ -12,9 +12,8 @@ tape has to be restored first.
 from __future__ import annotations
 
 import os
-import posixpath
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -30,12 +29,17 @@ MOST_LINKS = 40
 
 @dataclass(frozen=True, slots=True)
 class TreeEntry:
-    """One name of the tree. `version` is None for the vault itself and for a source whose folder was never seen."""
+    """One name of the tree, and where it is: in which source, at which path of it, links followed.
+
+    `version` is None for the vault itself and for a source whose folder was never seen.
+    """
 
     name: str
     kind: Kind
     size_bytes: int
     version: FileVersion | None
+    source: str = ""
+    path: bytes = b""
 
 
 class VaultTree:
@@ -61,37 +65,27 @@ class VaultTree:
         self._catalog.__exit__(None, None, None)
 
     def entry(self, name: str) -> TreeEntry:
-        """What is at a name; a link is told, not followed."""
-        clean = _clean(name)
-        if not clean:
-            return TreeEntry("", Kind.FOLDER, 0, None)
-        found = self._version(clean)
-        if found is not None:
-            return _entry(clean, found)
-        if "/" not in clean and self._source_of(clean) is not None:
-            return TreeEntry(clean, Kind.FOLDER, 0, None)
-        raise _missing(clean)
+        """What is at a name; links in the folders above it are followed, and one at the name itself is told."""
+        return self._walk(_clean(name), follow_last=False)
 
     def entries(self, name: str) -> list[TreeEntry]:
-        """What is in a folder, by name. Raises `SourceError` for what is none."""
+        """What is in a folder, or where a link there leads, by name. Raises `SourceError` for what is none."""
         clean = _clean(name)
         if not clean:
             return [self.entry(source.name) for source in sorted(self._sources(), key=lambda item: item.name)]
-        folder = self._followed(clean)
+        folder = self._walk(clean, follow_last=True)
         if folder.kind is not Kind.FOLDER:
             raise SourceError("not a folder", place=name, found=folder.kind.value)
-        source, path = self._split(folder.name)
         with self._catalog.reading() as connection:
-            found = files.present_in_folder(connection, source.name, path, self._as_of_ns)
-        begin = clean + "/"
-        return [_entry(begin + os.fsdecode(path.rpartition(b"/")[2]), found[path].version) for path in sorted(found)]
+            found = files.present_in_folder(connection, folder.source, folder.path, self._as_of_ns)
+        return [_entry(f"{clean}/{_last(path)}", found[path].version) for path in sorted(found)]
 
     def open(self, name: str) -> ContentFile:
         """A file as one that is read from anywhere, every byte checked; links within its source are followed.
 
         Raises `SourceError` for what is no file, and `IntegrityError` when the block store does not have its bytes.
         """
-        entry = self._followed(_clean(name))
+        entry = self._walk(_clean(name), follow_last=True)
         if entry.kind is not Kind.FILE or entry.version is None:
             raise SourceError("not a file", place=name, found=entry.kind.value)
         return ContentFile(BlockReader(self._packs_folder, self._catalog), self._segments(entry.version, name))
@@ -110,51 +104,40 @@ class VaultTree:
 
     # -- names
 
-    def _followed(self, name: str) -> TreeEntry:
-        """What is at a name, or where the links there lead to."""
-        for _ in range(MOST_LINKS):
-            entry = self._through_links(name)
-            if entry.kind is not Kind.LINK or entry.version is None:
-                return entry
-            name = self._target(entry)
-        raise SourceError("too many links", place=name, expected=f"at most {MOST_LINKS}")
-
-    def _through_links(self, name: str) -> TreeEntry:
-        """What is at a name of which any folder may be a link."""
-        try:
-            return self.entry(name)
-        except SourceError:
-            for folder in _folders_above(name):
-                above = self._version(folder)
-                if above is not None and above.kind is Kind.LINK:
-                    rest = name[len(folder) + 1 :]
-                    return self._followed(f"{self._target(_entry(folder, above))}/{rest}")
-            raise
-
-    def _target(self, entry: TreeEntry) -> str:
-        """Where a link leads. Raises `SourceError` if that is outside of its source, of which nothing is known."""
-        assert entry.version is not None
-        target = os.fsdecode(entry.version.link_target or b"")
-        source = entry.version.source
-        name = posixpath.normpath(posixpath.join(posixpath.dirname(entry.name), target))
-        if target.startswith("/") or not (name == source or name.startswith(source + "/")):
-            raise SourceError("a link leads out of its source", place=entry.name, found=target)
-        return name
-
-    def _version(self, name: str) -> FileVersion | None:
-        source = self._source_of(name)
-        if source is None:
-            return None
-        path = os.fsencode(name[len(source.name) + 1 :])
-        with self._catalog.reading() as connection:
-            found = files.present_at(connection, source.name, path, self._as_of_ns)
-        return None if found is None else found.version
-
-    def _split(self, name: str) -> tuple[Source, bytes]:
+    def _walk(self, name: str, *, follow_last: bool) -> TreeEntry:
+        """What is at a name, part by part as path_resolution(7) says: a link is followed before what stands behind it."""
+        if not name:
+            return TreeEntry("", Kind.FOLDER, 0, None)
         source = self._source_of(name)
         if source is None:
             raise _missing(name)
-        return source, os.fsencode(name[len(source.name) + 1 :])
+        todo = deque(_parts(name[len(source.name) :]))
+        if ".." in todo:
+            raise _missing(name)  # in a name, as opposed to a link: nobody needs it
+        at, links = list[bytes](), 0
+        entry = self._at(source, at, name)
+        while todo:
+            at = _step(at, todo.popleft(), name)
+            entry = self._at(source, at, name)
+            if entry.kind is Kind.LINK and (todo or follow_last):
+                links += 1
+                at = at[:-1]
+                todo.extendleft(reversed(_target(entry, links)))
+                entry = self._at(source, at, name)
+            elif entry.kind is not Kind.FOLDER and todo:
+                raise _missing(name)
+        return replace(entry, name=name)
+
+    def _at(self, source: Source, parts: list[bytes], name: str) -> TreeEntry:
+        """What is at a path of a source, no link followed."""
+        path = b"/".join(parts)
+        with self._catalog.reading() as connection:
+            found = files.present_at(connection, source.name, path, self._as_of_ns)
+        if found is not None:
+            return _entry(name, found.version)
+        if not path:
+            return TreeEntry(name, Kind.FOLDER, 0, None, source.name)
+        raise _missing(name)
 
     def _source_of(self, name: str) -> Source | None:
         fitting = (item for item in self._sources() if name == item.name or name.startswith(item.name + "/"))
@@ -166,18 +149,47 @@ class VaultTree:
 
 
 def _entry(name: str, version: FileVersion) -> TreeEntry:
-    return TreeEntry(name, version.kind, version.size_bytes, version)
+    return TreeEntry(name, version.kind, version.size_bytes, version, version.source, version.path)
+
+
+def _step(at: list[bytes], part: str, name: str) -> list[bytes]:
+    """The place that one part of a name leads to. Raises `SourceError` where that is outside of the source."""
+    if part != "..":
+        return [*at, _as_bytes(part, name)]
+    if not at:
+        raise SourceError("a link leads out of its source", place=name)
+    return at[:-1]
+
+
+def _target(entry: TreeEntry, links: int) -> list[str]:
+    """The parts of where a link leads. Raises `SourceError` if nothing is known of that, or after too many links."""
+    assert entry.version is not None
+    target = os.fsdecode(entry.version.link_target or b"")
+    if target.startswith("/"):
+        raise SourceError("a link leads out of its source", place=entry.name, found=target)
+    if links > MOST_LINKS:
+        raise SourceError("too many links", place=entry.name, expected=f"at most {MOST_LINKS}")
+    return _parts(target)
+
+
+def _as_bytes(part: str, name: str) -> bytes:
+    try:
+        return os.fsencode(part)
+    except UnicodeEncodeError:
+        raise _missing(repr(name)) from None
+
+
+def _parts(name: str) -> list[str]:
+    """Without empty parts and `.`."""
+    return [part for part in name.split("/") if part not in ("", ".")]
 
 
 def _clean(name: str) -> str:
-    """Without slashes at its ends, `.` and empty parts. `..` stays, and names nothing."""
-    return "/".join(part for part in name.split("/") if part not in ("", "."))
+    return "/".join(_parts(name))
 
 
-def _folders_above(name: str) -> Iterator[str]:
-    """From the outermost on, without the name itself."""
-    parts = name.split("/")
-    return ("/".join(parts[:count]) for count in range(1, len(parts)))
+def _last(path: bytes) -> str:
+    return os.fsdecode(path.rpartition(b"/")[2])
 
 
 def _missing(name: str) -> SourceError:

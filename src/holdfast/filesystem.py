@@ -51,7 +51,11 @@ class HoldfastFileSystem(AbstractFileSystem):
         settings = open_vault(folder)
         made = os.stat(settings.catalog_path) if settings.catalog_path.exists() else None
         which = None if made is None else (made.st_dev, made.st_ino)
-        self._tree = _tree(folder, None if as_of is None else parse_time(as_of), which, os.getpid())
+        self._vault = folder, None if as_of is None else parse_time(as_of), which
+
+    @property
+    def _tree(self) -> VaultTree:
+        return _tree(*self._vault, os.getpid())  # a fork must not go on with the connections of its parent
 
     @classmethod
     def _strip_protocol(cls, path: Any) -> Any:

@@ -34,6 +34,10 @@ def night(tmp_path: Path) -> Path:
     (night / "out").symlink_to("/etc/passwd")
     (night / "loop").symlink_to("loop")
     (night / "folder").symlink_to("deep")
+    (night / "deeper").symlink_to("deep/er")
+    (night / "up").symlink_to("deeper/../b")
+    (night / "b").write_bytes(b"the wrong one")
+    (night / "grow").symlink_to("grow/y")
     (night / os.fsdecode(b"raw\xff name")).write_bytes(b"raw")
     return night
 
@@ -44,18 +48,33 @@ def tree(vault: Path, night: Path, archived: Archive) -> VaultTree:
     return VaultTree(vault)
 
 
-def test_folders_and_files(tree: VaultTree) -> None:
+def test_folders_and_files(tree: VaultTree, night: Path) -> None:
     assert [entry.name for entry in tree.entries("")] == ["night"]
     names = [entry.name.removeprefix("night/") for entry in tree.entries("/night/")]
-    assert names == ["a", "deep", "folder", "latest", "loop", "out", os.fsdecode(b"raw\xff name")]
+    assert names == [
+        "a",
+        "b",
+        "deep",
+        "deeper",
+        "folder",
+        "grow",
+        "latest",
+        "loop",
+        "out",
+        os.fsdecode(b"raw\xff name"),
+        "up",
+    ]
     assert [entry.name for entry in tree.entries("night/deep/.")] == ["night/deep/b", "night/deep/er"]
     assert [entry.name for entry in tree.entries("night/folder")] == ["night/folder/b", "night/folder/er"]
+    assert tree.entry("night/folder/b").size_bytes == 18
+    assert tree.entry("night/folder/b").name == "night/folder/b"
     assert tree.entry("night/a").size_bytes == len(DATA)
     assert (tree.entry("").kind, tree.entry("night/latest").kind) == (Kind.FOLDER, Kind.LINK)
     with tree.open("night/a") as file:
         file.seek(123_456)
         assert file.read(1000) == DATA[123_456:124_456]
-    for name in ("night/latest", "night/folder/b"):
+    for name in ("night/latest", "night/folder/b", "night/up"):
+        assert (night.parent / name).read_bytes() == b"text\nof two lines\n"
         with tree.open(name) as file:
             assert file.read() == b"text\nof two lines\n"
     with tree.open("night/deep/er/empty") as file:
@@ -75,6 +94,10 @@ def test_folders_and_files(tree: VaultTree) -> None:
         ("night/out", "out of its source"),
         ("night/loop", "too many links"),
         ("night/a/b", "no such file"),
+        ("night/loop/x", "too many links"),
+        ("night/grow", "too many links"),
+        ("night/\ud800", "no such file"),
+        ("night/..", "no such file"),
     ],
 )
 def test_what_is_no_file_is_told(tree: VaultTree, name: str, message: str) -> None:

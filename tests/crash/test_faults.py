@@ -59,9 +59,11 @@ class Trouble:
         return f"{what}{calls} {fault.path_glob.removeprefix('vault/')} {amount}"
 
 
-def full(glob: str, after_bytes: int, place: str = "", *, short: bool = False, scene: str = "night_one") -> Trouble:
+def full(
+    glob: str, after_bytes: int, place: str = "", *, short: bool = False, scene: str = "night_one", exit_code: int = 1
+) -> Trouble:
     fault = disk_full(f"vault/{glob}", after_bytes=after_bytes, short_write=short)
-    return Trouble(fault, place or "vault/" + glob.partition("*")[0], scene=scene)
+    return Trouble(fault, place or "vault/" + glob.partition("*")[0], exit_code, scene)
 
 
 def failing(calls: frozenset[str], glob: str, nth: int = 1, *, exit_code: int = 1, place: str = "") -> Trouble:
@@ -95,7 +97,10 @@ FULL = [
     full("journals/evidence.jsonl", 1000),
     full("scratch/*", 0),
     full("scratch/*", 300, short=True),
-    full("state/*", 0),
+    # the state holds no fact: the run is done without it, and says so
+    full("state/*", 0, exit_code=0),
+    full("state/*", 30_000, exit_code=0),
+    full("state/*", 60_000, short=True, exit_code=0),
     full("vault.lock", 0),
     full("holdfast.toml*", 0, scene="fresh"),
     full("*", 0, scene="fresh"),
@@ -113,7 +118,10 @@ FAILING = [
     failing(SYNCS, "catalog/*-wal", 9),
     failing(SYNCS, "catalog/*-wal", 20),
     failing(WRITES, "catalog/*-wal", 150),
-    failing(WRITES, "state/*"),
+    failing(WRITES, "state/*", exit_code=0),
+    failing(WRITES, "state/*", 20, exit_code=0),
+    failing(SYNCS, "state/*", 2, exit_code=0),
+    failing(READS, "state/*", 3, exit_code=0),
     failing(SYNCS, "journals/HF0001L8.jsonl", 1),
     failing(SYNCS, "journals/HF0002L8.jsonl", 3),
     failing(WRITES, "journals/HF0002L8.jsonl", 2),
@@ -148,7 +156,9 @@ def check_error(ran: Recording, trouble: Trouble, ground: Ground, *, full_disk: 
     assert trouble.place.replace("vault/", f"{ground.vault}/", 1) in told, told
     assert "next:" in told, told
     assert trouble.exit_code or "got round: " in told, told
-    if full_disk:
+    if full_disk and not trouble.exit_code:
+        assert "the disk is full" in told
+    elif full_disk:
         assert text.startswith("holdfast: the disk is full; nothing that was said to be stored is lost\n"), text
         assert "make space on this disk, then run the same command again" in text
 
