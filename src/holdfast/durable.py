@@ -121,6 +121,13 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def write_all_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """The same at an offset, wherever the file stands."""
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Put `data` at `path`: old or new content, never a mixture, and the new one for ever once this returns.
 

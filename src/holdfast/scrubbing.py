@@ -1,31 +1,37 @@
 """Scrubbing the block store: every block is read back before anybody needs it, and what rotted is put right from tape.
 
     read      pack after pack, the one that was read longest ago first; no lock is held, an archive may go on beside
-    repair    the good pieces of a damaged block, and for the bad ones the contents that lie there, from the tapes;
-              together they must have the very digest that names the block, and are laid down in another pack
+    repair    what is damaged in a pack, before the next one is read: the good pieces of a block, and for the bad ones the
+              contents that lie there, from the tapes; together they must have the very digest that names the block, and
+              are laid down in another pack
 
-Which pack was read when is work, not fact: it lies in the state, and who deletes that only begins anew. So running
-again, after an interruption or with a time limit, goes on with the packs that are due.
+Which pack was read when is work, not fact: it lies in the state, and who deletes that only begins anew. A pack counts as
+read when nothing in it is damaged any more. So running again, after an interruption or with a time limit, goes on with
+what is due, and first with what is known to be damaged.
 """
 
 from __future__ import annotations
 
-import io
+import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
-from holdfast.blocks.packfile import pack_path
+from holdfast import durable
+from holdfast.blocks.packfile import PACK_SUFFIX, pack_path
 from holdfast.blocks.scrub import DamagedBlock, RepairPack, look_again, scrub_pack
 from holdfast.catalog import files
-from holdfast.errors import HoldfastError, IntegrityError
+from holdfast.errors import HoldfastError, IntegrityError, VaultError
 from holdfast.reports import ScrubReport, Silent, Stage, Watch, counted
-from holdfast.restoring.single import read_from_tape
+from holdfast.restoring.pieces import Piece, read_pieces
 from holdfast.state import Tracker
-from holdfast.values import BlockPlace
+from holdfast.values import Content
 from holdfast.vault import Vault, opened, owned
 
 T = TypeVar("T")
@@ -45,45 +51,44 @@ class ScrubRequest:
 def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> ScrubReport:
     """Read the packs that are due, and repair what is damaged; what could not be repaired are the report's errors.
 
-    Raises `BusyError` when there is something to repair, and somebody else works on the vault.
+    Among them is a `BusyError` when somebody else worked on the vault: reading went on then, and repairing did not.
     """
     watch = watch or Silent()
     report = ScrubReport(vault=str(folder))
-    damaged = _read_packs(folder, request, report, watch)
-    report.damaged_blocks = len(damaged)
-    if damaged and request.repair:
-        _repair(folder, damaged, report, watch)
-    else:
-        report.errors += [_as_error(folder, item) for item in damaged]
+    with opened(folder) as vault:
+        with vault.catalog.reading() as connection:
+            sizes = files.sealed_packs(connection)
+        _check_mounted(vault.settings.packs_folder, len(sizes))
+        known, pace = _Known(vault.settings.state_folder, report), _Pace(request)
+        report.packs_in_store = len(sizes)
+        with watch.stage("scrub", sum(sizes.values())) as stage:
+            for pack_id in sorted(sizes, key=lambda pack_id: (known.read_ns(pack_id), pack_id)):
+                if pace.is_over():
+                    break
+                damaged = _read_pack(vault, pack_id, pace, stage)
+                report.packs += 1
+                known.was_read(pack_id, len(damaged))
+                if damaged and not _settle(folder, damaged, request, report, watch):
+                    known.was_read(pack_id, 0)
+            report.stages.append(stage.done())
+            report.read_bytes = stage.done_bytes
+        known.close()
     return report
 
 
 # -- reading
 
 
-def _read_packs(folder: Path, request: ScrubRequest, report: ScrubReport, watch: Watch) -> list[DamagedBlock]:
-    damaged: list[DamagedBlock] = []
-    with opened(folder) as vault:
-        with vault.catalog.reading() as connection:
-            sizes = files.sealed_packs(connection)
-        known = _Known(vault.settings.state_folder, report)
-        due = sorted(sizes, key=lambda pack_id: (known.read_ns(pack_id), pack_id))
-        report.packs_in_store = len(due)
-        pace = _Pace(request)
-        with watch.stage("scrub", sum(sizes.values())) as stage:
-            for pack_id in due:
-                if pace.is_over():
-                    break
-                found = _read_pack(vault, pack_id, pace, stage)
-                damaged += found
-                report.packs += 1
-                known.was_read(pack_id, len(found))
-                if found:
-                    watch.say(f"DAMAGED: {counted(len(found), 'block')} in {pack_path(Path(), pack_id).name}")
-            report.stages.append(stage.done())
-            report.read_bytes = stage.done_bytes
-        known.close()
-    return damaged
+def _check_mounted(folder: Path, count: int) -> None:
+    """Raise `VaultError` when all packs are gone: nobody wants the whole store back from tape without saying so."""
+    if count and not any(folder.glob("*" + PACK_SUFFIX)):
+        raise VaultError(
+            "the block store is empty: is its disk mounted?",
+            place=str(folder),
+            expected=counted(count, "pack"),
+            found="none",
+            hint="mount it; or restore what is needed: holdfast restore --from tape --to DIR",
+        )
 
 
 def _read_pack(vault: Vault, pack_id: uuid.UUID, pace: _Pace, stage: Stage) -> list[DamagedBlock]:
@@ -150,7 +155,7 @@ class _Known:
     def was_read(self, pack_id: uuid.UUID, damaged: int) -> None:
         tracker = self._tracker
         if tracker is not None:
-            value = {"read_ns": time.time_ns(), "damaged_blocks": damaged, "_done": not damaged}
+            value = {"read_ns": 0 if damaged else time.time_ns(), "damaged_blocks": damaged, "_done": not damaged}
             self._safely(lambda: tracker.update({str(pack_id): value}))
 
     def close(self) -> None:
@@ -161,53 +166,88 @@ class _Known:
 # -- repairing
 
 
-def _repair(folder: Path, damaged: list[DamagedBlock], report: ScrubReport, watch: Watch) -> None:
-    with owned(folder, "scrub", report.warnings.append) as vault:
-        pack = RepairPack(vault.settings.packs_folder, vault.settings.id)
+def _settle(
+    folder: Path, damaged: list[DamagedBlock], request: ScrubRequest, report: ScrubReport, watch: Watch
+) -> list[DamagedBlock]:
+    """Repair what is damaged in a pack, if that is wanted; what is still damaged then, which the report tells."""
+    pack = pack_path(Path(), damaged[0].place.pack_id).name
+    watch.say(f"DAMAGED: {counted(len(damaged), 'block')} in {pack}")
+    report.damaged_blocks += len(damaged)
+    left = {item: _as_error(folder, item) for item in damaged}
+    if request.repair:
         try:
-            for item in damaged:
-                _repair_one(vault, pack, item, report, watch)
-            sealed = pack.seal()
-        finally:
-            pack.close()
-        if sealed is not None:
-            vault.catalog.pack_sealed(*sealed)
+            with owned(folder, "scrub", report.warnings.append) as vault:
+                _repair(vault, left, report, watch)
+        except HoldfastError as error:  # the vault is in use, or its disk is full
+            report.errors.append(error)
+    report.errors += left.values()
+    return list(left)
 
 
-def _repair_one(vault: Vault, pack: RepairPack, damaged: DamagedBlock, report: ScrubReport, watch: Watch) -> None:
-    """Durable before said: bytes, then the catalog, then the word."""
-    error = _as_error(vault.settings.folder, damaged)
+def _repair(vault: Vault, left: dict[DamagedBlock, IntegrityError], report: ScrubReport, watch: Watch) -> None:
+    """Repair the blocks; those that were are no longer `left`."""
+    scratch, pack = vault.settings.scratch_folder, RepairPack(vault.settings.packs_folder, vault.settings.id)
     try:
-        place = pack.add(damaged.place, _put_together(vault, damaged.place))
-    except HoldfastError as problem:
-        error.hint = f"it could not be repaired: {problem}"
-        report.errors.append(error)
+        with durable.disk_full_explained(scratch), tempfile.TemporaryFile(dir=scratch) as spool:
+            ends = list(accumulate(item.place.locator.size_bytes for item in left))
+            begins = dict(zip(left, [0, *ends], strict=False))
+            failures = _put_together(vault, begins, spool.fileno())
+            for item, begin in begins.items():
+                payload = bytearray(os.pread(spool.fileno(), item.place.locator.size_bytes, begin))
+                _lay_down(vault, pack, item, payload, left, failures, report, watch)
+        sealed = pack.seal()
+    finally:
+        pack.close()
+    if sealed is not None:
+        vault.catalog.pack_sealed(*sealed)
+
+
+def _put_together(vault: Vault, begins: dict[DamagedBlock, int], spool: int) -> list[HoldfastError]:
+    """Each block at its place in the spool: what the disk still gives of it, and the contents on tape for the rest.
+
+    Returns what was wrong with contents that cannot be had; whether a block is whole without them, its digest tells.
+    """
+    wanted: dict[Content, list[Piece]] = {}
+    for item, at in begins.items():
+        payload, damage = look_again(vault.settings.packs_folder, item.place)
+        durable.write_all_at(spool, memoryview(payload), at)
+        with vault.catalog.reading() as connection:
+            parts = files.parts_in_block(connection, item.place.locator)
+        for part in parts:
+            for begin, end in damage.bad if damage is not None else ():
+                first, last = max(begin, part.block_offset), min(end, part.block_offset + part.length_bytes)
+                if first < last:
+                    shift = part.content_offset - part.block_offset
+                    piece = Piece(first + shift, last + shift, partial(_write_at, spool, at + first))
+                    wanted.setdefault(part.content, []).append(piece)
+    return list(read_pieces(vault, wanted).values()) if wanted else []
+
+
+def _write_at(spool: int, begin: int, offset: int, data: memoryview) -> None:
+    durable.write_all_at(spool, data, begin + offset)
+
+
+def _lay_down(
+    vault: Vault,
+    pack: RepairPack,
+    item: DamagedBlock,
+    payload: bytearray,
+    left: dict[DamagedBlock, IntegrityError],
+    failures: list[HoldfastError],
+    report: ScrubReport,
+    watch: Watch,
+) -> None:
+    """Durable before said: bytes, then the catalog, then the word."""
+    try:
+        place = pack.add(item.place, payload)
+    except IntegrityError as problem:
+        left[item].hint = f"it could not be repaired: {(failures or [problem])[0]}"
         return
     with vault.catalog.transaction() as connection:
         files.move_block(connection, place, pack.size_bytes())
     report.repaired_blocks += 1
-    report.warnings.append(error)
+    report.warnings.append(left.pop(item))
     watch.say(f"repaired block {place.locator}")
-
-
-def _put_together(vault: Vault, place: BlockPlace) -> bytearray:
-    """The block's bytes: those that the disk still gives, and the contents on tape for the others."""
-    payload, damage = look_again(vault.settings.packs_folder, place)
-    with vault.catalog.reading() as connection:
-        parts = files.parts_in_block(connection, place.locator)
-    for part in parts if damage is not None else ():
-        for begin, end in damage.bad if damage is not None else ():
-            first, last = max(begin, part.block_offset), min(end, part.block_offset + part.length_bytes)
-            if first < last:
-                shift = part.content_offset - part.block_offset
-                payload[first:last] = _from_tape(vault, part, first + shift, last + shift)
-    return payload
-
-
-def _from_tape(vault: Vault, part: files.BlockPart, begin: int, end: int) -> bytes:
-    spool = io.BytesIO()
-    read_from_tape(vault, part.content, spool, begin, end)
-    return spool.getvalue()
 
 
 def _as_error(folder: Path, damaged: DamagedBlock) -> IntegrityError:

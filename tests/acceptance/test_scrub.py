@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
 
+from holdfast.blocks.scrub import scrub_pack
 from holdfast.catalog import Catalog, files
 from holdfast.cli.app import run
-from holdfast.errors import EXIT_BUSY, EXIT_DATA_AT_RISK, EXIT_USAGE
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_FAILED, EXIT_USAGE
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.scrubbing import ScrubRequest, scrub
+from holdfast.tape.library import TapeLibrary
+from holdfast.tape.recall import TapeContents
 from holdfast.testing import flip_bit
 from holdfast.values import BlockPlace
 from holdfast.work import vault_lock
@@ -171,8 +177,10 @@ def test_reading_goes_on_beside_others_and_repairing_waits_for_the_vault(kept: P
         assert run(["scrub", "--vault", str(kept)]) == 0
         place = places(kept)[0]
         flip_bit(pack_of(kept, place), place.offset_bytes + 1000)
-        assert run(["scrub", "--vault", str(kept)]) == EXIT_BUSY
-        assert "the vault is in use" in capsys.readouterr().err
+        assert run(["scrub", "--vault", str(kept)]) == EXIT_DATA_AT_RISK
+        told = capsys.readouterr().err
+        assert "the vault is in use" in told
+        assert str(place.locator) in told
     assert run(["scrub", "--vault", str(kept)]) == 0
     assert "1 repaired" in capsys.readouterr().out
 
@@ -181,3 +189,80 @@ def test_reading_goes_on_beside_others_and_repairing_waits_for_the_vault(kept: P
 def test_wrong_limits_are_told(vault: Path, arguments: list[str], capsys: Capture) -> None:
     assert run(["scrub", *arguments, "--vault", str(vault)]) == EXIT_USAGE
     assert "expected" in capsys.readouterr().err
+
+
+def test_what_is_damaged_stays_due_until_it_is_repaired(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = places(kept)[-1]
+    flip_bit(pack_of(kept, place), place.offset_bytes + 1000)
+    with vault_lock(kept / "vault.lock", "archive"):
+        assert scrub(kept, ScrubRequest()).exit_code() == EXIT_DATA_AT_RISK
+    turns = iter([False, True])
+    monkeypatch.setattr("holdfast.scrubbing._Pace.is_over", lambda _: next(turns))
+    limited = scrub(kept, ScrubRequest())
+    assert (limited.exit_code(), limited.packs, limited.repaired_blocks) == (0, 1, 1)
+
+
+def test_a_block_is_repaired_though_a_content_of_it_is_only_in_the_store(
+    vault: Path, tmp_path: Path, archived: Archive
+) -> None:
+    """The bytes that two contents share are on tape with one of them."""
+    same = os.urandom(256 * 1024)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(same + os.urandom(200_000))
+    archived(tmp_path / "one", now=True)
+    settings = vault / "holdfast.toml"
+    settings.write_text(re.sub("start_at = .*", 'start_at = "1 GiB"', settings.read_text()))
+    archived(tmp_path / "two")
+    shared = next(place for place in places(vault) if place.locator.blake3 == blake3(same).digest())
+    flip_bit(pack_of(vault, shared), shared.offset_bytes + 1000)
+    report = scrub(vault, ScrubRequest())
+    assert (report.exit_code(), report.damaged_blocks, report.repaired_blocks) == (0, 1, 1)
+
+
+def test_each_content_is_read_once_and_each_pair_mounted_once(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = places(kept)[0]
+    damaged = [place for place in places(kept) if place.pack_id == first.pack_id]
+    for place in damaged:
+        flip_bit(pack_of(kept, place), place.offset_bytes + 1000)
+    read, mounted = list[object](), list[object]()
+    read_any, mounted_sides = TapeContents.read_any, TapeLibrary.mounted_sides
+    monkeypatch.setattr(TapeContents, "read_any", lambda *args: read.append(args[2]) or read_any(*args))
+    monkeypatch.setattr(
+        TapeLibrary, "mounted_sides", lambda *args, **more: mounted.append(args) or mounted_sides(*args, **more)
+    )
+    assert scrub(kept, ScrubRequest()).repaired_blocks == len(damaged) > 1
+    assert len(read) == len({*read})
+    assert len(mounted) == 1
+
+
+def test_a_full_scratch_disk_is_told_and_the_reading_goes_on(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in places(kept):
+        flip_bit(pack_of(kept, place), place.offset_bytes + 1000)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("holdfast.durable.write_all_at", full)
+    report = scrub(kept, ScrubRequest())
+    assert (report.packs, report.repaired_blocks, report.damaged_blocks) == (
+        report.packs_in_store,
+        0,
+        len(places(kept)),
+    )
+    assert "the disk is full" in str(report.errors[0])
+    assert report.exit_code() == EXIT_DATA_AT_RISK
+
+
+def test_packs_that_are_all_gone_are_a_disk_that_is_not_mounted(kept: Path, capsys: Capture) -> None:
+    (kept / "packs").rename(kept / "elsewhere")
+    (kept / "packs").mkdir()
+    assert run(["scrub", "--vault", str(kept)]) == EXIT_FAILED
+    assert "is its disk mounted?" in capsys.readouterr().err
+    assert list((kept / "packs").iterdir()) == []
+
+
+def test_a_pack_that_cannot_be_looked_for_is_no_damage(kept: Path) -> None:
+    place = places(kept)[0]
+    with pytest.raises(NotADirectoryError):
+        list(scrub_pack(kept / "holdfast.toml", place.pack_id, [place]))

@@ -6,6 +6,7 @@ that names the block stays as it is. Nothing is written over.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import uuid
@@ -21,6 +22,8 @@ from holdfast.blocks.packformat import RecordHeader, RecordType
 from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace
 
+GONE = (errno.ENOENT, errno.EIO)
+"""What a pack that is lost is opened with."""
 Range = tuple[int, int]
 """Bytes of a block: from the first number to before the second."""
 
@@ -42,12 +45,14 @@ def scrub_pack(
 ) -> Iterator[tuple[int, DamagedBlock | None]]:
     """Read each block of a pack in full, in the order given; how many bytes it has, and what is wrong with it.
 
-    Pages are dropped before, so that the disk is asked and not the memory. A pack that cannot be opened is damage of
-    each of its blocks.
+    Pages are dropped before, so that the disk is asked and not the memory. A pack that is gone, or that the disk cannot
+    find, is damage of each of its blocks; raises OSError when it cannot be opened for another reason.
     """
     try:
         descriptor = os.open(pack_path(folder, pack_id), os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno not in GONE:
+            raise
         for place in places:
             yield 0, DamagedBlock(place, ((0, place.locator.size_bytes),), f"its pack: {error.strerror}")
         return
@@ -64,6 +69,8 @@ def look_again(folder: Path, place: BlockPlace) -> tuple[bytearray, DamagedBlock
     try:
         descriptor = os.open(pack_path(folder, place.pack_id), os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno not in GONE:
+            raise
         size = place.locator.size_bytes
         return bytearray(size), DamagedBlock(place, ((0, size),), f"its pack: {error.strerror}")
     try:

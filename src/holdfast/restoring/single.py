@@ -48,7 +48,7 @@ def cat(
             if origin == "store" or not _is_on_tape(vault, version.content):
                 raise
         if begin < end:
-            read_from_tape(vault, version.content, out, begin, end)
+            _cat_from_tape(vault, version.content, out, begin, end)
 
 
 def _is_on_tape(vault: Vault, content: Content) -> bool:
@@ -56,12 +56,8 @@ def _is_on_tape(vault: Vault, content: Content) -> bool:
         return bool(tapes.tape_places(connection, content, limit=1))
 
 
-def read_from_tape(vault: Vault, content: Content, out: BinaryIO, begin: int, end: int) -> None:
-    """Write the bytes from `begin` to before `end` of a content, from a copy that was read whole and was good.
-
-    By way of a temporary file, as only the last byte proves the first. Raises what was wrong with the last copy that was
-    tried, or `SourceError` when there is none.
-    """
+def _cat_from_tape(vault: Vault, content: Content, out: BinaryIO, begin: int, end: int) -> None:
+    """From byte `begin` to before `end`; by way of a temporary file, as only the last byte proves the first."""
     ways = Ways(vault.catalog, "tape")
     places = ways.places(content)
     failures: list[HoldfastError] = [SourceError("no copy of the file can be read", hint="holdfast custody shows more")]
