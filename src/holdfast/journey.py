@@ -394,7 +394,7 @@ def _conclude(vault: Vault, scopes: list[Scope], report: ArchiveReport) -> None:
     with vault.catalog.reading() as connection:
         report.unproven = [show_path(v.full_path) for v in proof.unproven_versions(connection, names, 100)]
         report.gone_unproven = [show_path(v.full_path) for v in proof.gone_and_unproven(connection, 100)]
-        report.totals = files.count_store(connection) | tapes.count_tapes(connection) | proof.count_proven(connection)
+        report.totals = packs.count_store(connection) | tapes.count_tapes(connection) | proof.count_proven(connection)
         report.totals["gone_unproven"] = proof.count_gone_and_unproven(connection)
 
 

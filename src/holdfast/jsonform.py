@@ -18,6 +18,7 @@ from holdfast.values import (
     FileVersion,
     Kind,
     Locator,
+    Release,
     Segment,
     Sighting,
     Source,
@@ -73,7 +74,15 @@ class SourceLine(msgspec.Struct, tag_field="is", tag="source"):
     root_b64: str
 
 
-Line = VersionLine | EndLine | SourceLine
+class ReleaseLine(msgspec.Struct, tag_field="is", tag="release"):
+    """A content that the block store gave up, as two proven copies were on tape."""
+
+    sha256: str
+    size: int
+    released_ns: int
+
+
+Line = VersionLine | EndLine | SourceLine | ReleaseLine
 
 encode_line = msgspec.json.Encoder().encode
 
@@ -149,3 +158,12 @@ def end_line(end: VersionEnd) -> EndLine:
 
 def end_of(line: EndLine) -> VersionEnd:
     return VersionEnd(uuid.UUID(line.version), line.ended_ns)
+
+
+def release_line(release: Release) -> ReleaseLine:
+    return ReleaseLine(release.content.sha256.hex(), release.content.size_bytes, release.released_ns)
+
+
+def release_of(line: ReleaseLine) -> Release:
+    """The release that `line` stands for. Raises `ValueError` for a digest that cannot be."""
+    return Release(Content(bytes.fromhex(line.sha256), line.size), line.released_ns)

@@ -57,7 +57,7 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
     report = ScrubReport(vault=str(folder))
     with opened(folder) as vault:
         with vault.catalog.reading() as connection:
-            sizes = files.sealed_packs(connection)
+            sizes = packs.sealed_packs(connection)
         _check_mounted(vault.settings.packs_folder, len(sizes))
         known, pace = _Known(vault.settings.state_folder, report), _Pace(request)
         report.packs_in_store = len(sizes)
@@ -93,7 +93,7 @@ def _check_mounted(folder: Path, count: int) -> None:
 
 def _read_pack(vault: Vault, pack_id: uuid.UUID, pace: _Pace, stage: Stage) -> list[DamagedBlock]:
     with vault.catalog.reading() as connection:
-        places = files.blocks_of_pack(connection, pack_id)
+        places = packs.blocks_of_pack(connection, pack_id)
     damaged: list[DamagedBlock] = []
     for size_bytes, damage in scrub_pack(vault.settings.packs_folder, pack_id, places):
         stage.advance(size_bytes)
@@ -212,7 +212,7 @@ def _put_together(vault: Vault, begins: dict[DamagedBlock, int], spool: int) -> 
         payload, damage = look_again(vault.settings.packs_folder, item.place)
         durable.write_all_at(spool, memoryview(payload), at)
         with vault.catalog.reading() as connection:
-            parts = files.parts_in_block(connection, item.place.locator)
+            parts = packs.parts_in_block(connection, item.place.locator)
         for part in parts:
             for begin, end in damage.bad if damage is not None else ():
                 first, last = max(begin, part.block_offset), min(end, part.block_offset + part.length_bytes)
@@ -244,7 +244,7 @@ def _lay_down(
         left[item].hint = f"it could not be repaired: {(failures or [problem])[0]}"
         return
     with vault.catalog.transaction() as connection:
-        files.move_block(connection, place, pack.size_bytes())
+        packs.move_block(connection, place, pack.size_bytes())
     report.repaired_blocks += 1
     report.warnings.append(left.pop(item))
     watch.say(f"repaired block {place.locator}")

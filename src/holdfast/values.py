@@ -255,6 +255,14 @@ class VersionEnd:
     ended_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The fact that the store gave a content up at a time, as two proven copies were on tape."""
+
+    content: Content
+    released_ns: int
+
+
 NAMES_ON_TAPE = ("MANIFEST", "NO-FILES.txt")
 
 

@@ -51,7 +51,7 @@ def kept(vault: Path, night: Path, archived: Archive) -> Path:
 
 def places(vault: Path) -> list[BlockPlace]:
     with Catalog(vault / "catalog/catalog.db") as catalog, catalog.reading() as connection:
-        return [place for pack in files.sealed_packs(connection) for place in files.blocks_of_pack(connection, pack)]
+        return [place for pack in packs.sealed_packs(connection) for place in files.blocks_of_pack(connection, pack)]
 
 
 def pack_of(vault: Path, place: BlockPlace) -> Path:

@@ -39,8 +39,8 @@ def root(tmp_path: Path) -> Path:
     init_vault(root / "vault", SMALL)
     assert archive(root / "vault", ArchiveRequest(paths=(root / "night",), now=True)).exit_code() == 0
     with Catalog(root / "vault/catalog/catalog.db") as catalog, catalog.reading() as connection:
-        for pack_id in files.sealed_packs(connection):
-            for place in files.blocks_of_pack(connection, pack_id):
+        for pack_id in packs.sealed_packs(connection):
+            for place in packs.blocks_of_pack(connection, pack_id):
                 flip_bit(root / f"vault/packs/{pack_id}.pack", place.offset_bytes + 1000)
     return root
 

@@ -1,7 +1,7 @@
 """Manifest records: the lines that name files, kept in the packs beside the blocks they name.
 
-Pure. A manifest is JSON lines (see `holdfast.jsonform`): the sources, then versions with their segments, then
-endings. It is written only after every block that it names is durable (law 3), so whoever finds one may believe it.
+Pure. A manifest is JSON lines (see `holdfast.jsonform`): the sources, then versions with their segments,
+then endings, then contents that were released. It is written only after every block that it names is durable (law 3), so whoever finds one may believe it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast import jsonform
 from holdfast.errors import IntegrityError, UsageError
-from holdfast.values import FileVersion, Segment, Sighting, Source, VersionEnd
+from holdfast.values import FileVersion, Release, Segment, Sighting, Source, VersionEnd
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Manifest:
     sources: tuple[Source, ...]
     versions: tuple[StoredVersion, ...]
     ends: tuple[VersionEnd, ...] = ()
+    releases: tuple[Release, ...] = ()
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -41,6 +42,7 @@ def encode(manifest: Manifest) -> bytes:
         line.segments = [(str(s.locator), s.offset_bytes, s.length_bytes) for s in stored.segments]
         lines.append(jsonform.encode_line(line))
     lines.extend(jsonform.encode_line(jsonform.end_line(end)) for end in manifest.ends)
+    lines.extend(jsonform.encode_line(jsonform.release_line(item)) for item in manifest.releases)
     return b"".join(line + b"\n" for line in lines)
 
 
@@ -49,6 +51,7 @@ def decode(payload: bytes) -> Manifest:
     sources: list[Source] = []
     versions: list[StoredVersion] = []
     ends: list[VersionEnd] = []
+    releases: list[Release] = []
     for number, text in enumerate(payload.splitlines(), start=1):
         try:
             line = msgspec.json.decode(text, type=jsonform.Line)
@@ -56,10 +59,12 @@ def decode(payload: bytes) -> Manifest:
                 sources.append(jsonform.source_of(line))
             elif isinstance(line, jsonform.EndLine):
                 ends.append(jsonform.end_of(line))
+            elif isinstance(line, jsonform.ReleaseLine):
+                releases.append(jsonform.release_of(line))
             else:
                 versions.append(
                     StoredVersion(jsonform.version_of(line), jsonform.sighting_of(line), jsonform.segments_of(line))
                 )
         except (ValueError, UsageError, msgspec.DecodeError) as error:
             raise IntegrityError("damaged manifest", place=f"line {number}", found=str(error)) from error
-    return Manifest(tuple(sources), tuple(versions), tuple(ends))
+    return Manifest(tuple(sources), tuple(versions), tuple(ends), tuple(releases))

@@ -31,12 +31,13 @@ def pack_path(folder: Path, pack_id: uuid.UUID) -> Path:
 
 
 class PackWriter:
-    """Appends records to one new pack. Owned by one thread."""
+    """Appends records to one new pack, of `size_bytes` by now, `block_bytes` in blocks. Owned by one thread."""
 
     def __init__(self, folder: Path, *, vault_id: uuid.UUID, pack_id: uuid.UUID, created_ns: int) -> None:
         self.pack_id = pack_id
         self.path = pack_path(folder, pack_id)
         self.size_bytes = packformat.SUPERBLOCK_BYTES
+        self.block_bytes = 0
         self._index: list[IndexEntry] = []
         self._descriptor = durable.create_file(self.path)
         superblock = packformat.Superblock(vault_id, pack_id, created_ns)
@@ -57,6 +58,8 @@ class PackWriter:
                 self._descriptor, kind, digest, payload, pack_id=self.pack_id, number=len(self._index), offset=offset
             )
         self._index.append(IndexEntry(kind, offset, len(payload), digest))
+        if kind is RecordType.BLOCK:
+            self.block_bytes += len(payload)
         return offset
 
     def sync(self) -> None:
@@ -318,3 +321,24 @@ def seal_scanned(descriptor: int, pack_id: uuid.UUID, found: list[FoundRecord]) 
     ]
     end = packformat.aligned(os.fstat(descriptor).st_size)
     write_seal(descriptor, pack_id, index, end)
+
+
+def read_index(descriptor: int, pack_id: uuid.UUID) -> list[IndexEntry]:
+    """What a sealed pack says is in it. Raises `IntegrityError` when it is not sealed, or its index is damaged."""
+    footer = read_footer(descriptor)
+    if footer is None or footer.pack_id != pack_id:
+        raise IntegrityError("the pack has no footer of its own")
+    header = _whole_record(descriptor, pack_id, footer.index_offset)
+    if header is None or header.type is not RecordType.INDEX:
+        raise IntegrityError("damaged index of a pack", place=f"byte {footer.index_offset}")
+    return list(packformat.decode_index(read_payload(descriptor, header)))
+
+
+def read_record(descriptor: int, pack_id: uuid.UUID, entry: IndexEntry) -> bytes:
+    """The payload of a record that the index tells of. Raises `IntegrityError` when it is not whole any more."""
+    header = _whole_record(descriptor, pack_id, entry.offset_bytes)
+    if header is None or (header.type, header.blake3) != (entry.type, entry.blake3):
+        raise IntegrityError(
+            "damaged record in a pack", place=f"byte {entry.offset_bytes}", expected=f"BLAKE3 {entry.blake3.hex()}"
+        )
+    return read_payload(descriptor, header)

@@ -32,6 +32,10 @@ class BlockIndex(Protocol):
         """The place of a durable block, or None."""
         ...
 
+    def find_block_to_name(self, locator: Locator) -> BlockPlace | None:
+        """The same for a block that a new manifest may name: not one that may be given up soon."""
+        ...
+
     def find_segments(self, content: Content) -> tuple[Segment, ...] | None:
         """The segments of a durable, non-empty content, or None."""
         ...
@@ -65,12 +69,21 @@ class BlockReader:
 
     def read_part(self, segment: Segment, begin: int, end: int) -> Iterator[memoryview]:
         """The same for the bytes from `begin` to before `end` of one segment."""
-        place = self._place(segment.locator)
         offset, end = segment.offset_bytes + begin, segment.offset_bytes + end
         while offset < end:
             length = min(READ_BYTES - offset % READ_BYTES, end - offset)
-            yield self._packs.read(place, offset, length)
+            yield self._read(segment.locator, offset, length)
             offset += length
+
+    def _read(self, locator: Locator, offset: int, length: int) -> memoryview:
+        place = self._place(locator)
+        try:
+            return self._packs.read(place, offset, length)
+        except IntegrityError:
+            self._last = None
+            if self._place(locator) == place:
+                raise
+            return self._packs.read(self._place(locator), offset, length)  # it was copied elsewhere meanwhile
 
     def _place(self, locator: Locator) -> BlockPlace:
         if self._last is None or self._last.locator != locator:

@@ -56,7 +56,7 @@ class GroupSink(Protocol):
 
     def group_durable(self, group: DurableGroup) -> None: ...
 
-    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int) -> None: ...
+    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -373,7 +373,7 @@ class _Back:
 
     def _keep(self, data: memoryview) -> Locator:
         locator = Locator(blake3(data).digest(), len(data))
-        if locator not in self._new and self._index.find_block(locator) is None:
+        if locator not in self._new and self._index.find_block_to_name(locator) is None:
             pack = self._open_pack()
             offset = pack.append(RecordType.BLOCK, locator.blake3, data)
             self._new[locator] = BlockPlace(locator, pack.pack_id, offset)
@@ -419,7 +419,7 @@ class _Back:
             return
         pack, self._pack = self._pack, None
         pack.seal()
-        self._sink.pack_sealed(pack.pack_id, pack.size_bytes)
+        self._sink.pack_sealed(pack.pack_id, pack.size_bytes, pack.block_bytes)
 
 
 def _manifest_of(group: _Group) -> Manifest:

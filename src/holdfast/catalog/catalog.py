@@ -10,9 +10,10 @@ from typing import Protocol
 
 from sqlalchemy import Connection
 
-from holdfast.catalog import files
+from holdfast.catalog import files, packs, releasing
+from holdfast.catalog.bulk import Lookup
 from holdfast.catalog.database import Database
-from holdfast.values import BlockPlace, Content, FileVersion, Locator, Segment, Sighting, Source, VersionEnd
+from holdfast.values import BlockPlace, Content, FileVersion, Locator, Release, Segment, Sighting, Source, VersionEnd
 
 
 class _Stored(Protocol):
@@ -31,6 +32,8 @@ class _Manifest(Protocol):
     def versions(self) -> tuple[_Stored, ...]: ...
     @property
     def ends(self) -> tuple[VersionEnd, ...]: ...
+    @property
+    def releases(self) -> tuple[Release, ...]: ...
 
 
 class _Group(Protocol):
@@ -49,8 +52,9 @@ class Catalog:
 
     def __init__(self, path: Path) -> None:
         self._database = Database(path)
-        self._block_lookup = self._database.lookup(files.SELECT_BLOCK)
-        self._segments_lookup = self._database.lookup(files.SELECT_SEGMENTS)
+        self._block_lookup = self._database.lookup(packs.SELECT_BLOCK)
+        self._to_name_lookup = self._database.lookup(packs.SELECT_BLOCK_TO_NAME)
+        self._segments_lookup = self._database.lookup(packs.SELECT_SEGMENTS)
 
     def __enter__(self) -> Catalog:
         return self
@@ -60,6 +64,7 @@ class Catalog:
 
     def close(self) -> None:
         self._block_lookup.close()
+        self._to_name_lookup.close()
         self._segments_lookup.close()
         self._database.close()
 
@@ -78,7 +83,13 @@ class Catalog:
     # -- as the block store's index
 
     def find_block(self, locator: Locator) -> BlockPlace | None:
-        rows = self._database.ask(self._block_lookup, digest=locator.blake3, size=locator.size_bytes)
+        return self._place(self._block_lookup, locator)
+
+    def find_block_to_name(self, locator: Locator) -> BlockPlace | None:
+        return self._place(self._to_name_lookup, locator)
+
+    def _place(self, lookup: Lookup, locator: Locator) -> BlockPlace | None:
+        rows = self._database.ask(lookup, digest=locator.blake3, size=locator.size_bytes)
         return BlockPlace(locator, uuid.UUID(bytes=rows[0][0]), rows[0][1]) if rows else None
 
     def find_segments(self, content: Content) -> tuple[Segment, ...] | None:
@@ -92,20 +103,26 @@ class Catalog:
         """Record what a group commit made durable, in one transaction; telling it twice is telling it once."""
         manifest = group.manifest
         with self._database.transaction() as connection:
-            pack_row = files.record_pack(connection, group.pack_id, group.pack_bytes, sealed=False)
-            files.record_blocks(connection, pack_row, group.blocks)
+            pack_row = packs.record_pack(connection, group.pack_id, group.pack_bytes)
+            packs.record_blocks(connection, pack_row, group.blocks)
             files.record_sources(connection, manifest.sources)
             rows = files.record_versions(
                 connection, [(stored.version, stored.sighting) for stored in manifest.versions]
             )
             kept = {s.version.content: s.segments for s in manifest.versions if s.version.content and s.segments}
-            files.record_segments(connection, {rows[content]: segments for content, segments in kept.items()})
+            packs.record_segments(connection, {rows[content]: segments for content, segments in kept.items()})
             files.record_ends(connection, manifest.ends)
+            releasing.adopt_releases(connection, manifest.releases)
 
-    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int) -> None:
+    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None:
         with self._database.transaction() as connection:
-            files.record_pack(connection, pack_id, pack_bytes, sealed=True)
+            packs.seal_pack(connection, pack_id, pack_bytes, block_bytes)
 
     def pack_is_sealed(self, pack_id: uuid.UUID) -> bool:
         with self._database.reading() as connection:
-            return files.pack_is_sealed(connection, pack_id)
+            return packs.pack_is_sealed(connection, pack_id)
+
+    def was_released(self, content: Content) -> bool:
+        """Whether the store gave a content up at some time."""
+        with self._database.reading() as connection:
+            return releasing.released_ns(connection, content) is not None

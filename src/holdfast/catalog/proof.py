@@ -12,7 +12,7 @@ domains, and no virtual cartridge unless the vault's owner has said that those c
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -34,7 +34,7 @@ from sqlalchemy import (
 )
 
 from holdfast.catalog.bulk import execute_many
-from holdfast.catalog.files import IN_LIMIT, VERSION_COLUMNS, insert_new, version_from
+from holdfast.catalog.files import IN_LIMIT, VERSION_COLUMNS, chunks, insert_new, version_from
 from holdfast.catalog.schema import (
     cartridge,
     content,
@@ -261,7 +261,7 @@ def _proven_objects() -> Subquery:
     )
 
 
-def _version_is_proven() -> Any:
+def version_is_proven() -> Any:
     """On tape by its own name in a proven object; or its bytes are, and a session's catalog names it."""
     proven = select(_proven_objects().c.object_id)
     own = exists().where(member.c.version_id == version.c.id, member.c.void.is_(False), member.c.object_id.in_(proven))
@@ -278,7 +278,7 @@ def unproven_versions(connection: Connection, source_names: Iterable[str], limit
             source.c.name.in_(list(source_names)),
             version.c.ended_ns.is_(None),
             version.c.void.is_(False),
-            ~_version_is_proven(),
+            ~version_is_proven(),
         )
         .order_by(version.c.id)
         .limit(limit)
@@ -290,7 +290,7 @@ def count_proven(connection: Connection) -> dict[str, int]:
     """Present versions (files, folders, links): how many there are, and how many have two verified copies."""
     present = and_(version.c.ended_ns.is_(None), version.c.void.is_(False))
     total = connection.scalar(select(func.count()).select_from(version).where(present)) or 0
-    proven = connection.scalar(select(func.count()).select_from(version).where(present, _version_is_proven())) or 0
+    proven = connection.scalar(select(func.count()).select_from(version).where(present, version_is_proven())) or 0
     return {"versions": total, "proven": proven}
 
 
@@ -342,21 +342,33 @@ def count_problems(connection: Connection) -> int:
     return connection.scalar(query.where(evidence.c.matched.is_(False))) or 0
 
 
+def _independent_copies(*, virtual_counts: bool) -> Select[Any, Any]:
+    """Contents with proven copies on cartridges of at least two failure domains; see `is_releasable`."""
+    copies = _proven_copies().subquery()
+    domain = case((cartridge.c.virtual.is_(True), cartridge.c.barcode), else_=cartridge.c.failure_domain)
+    query = (
+        select(member.c.content_id)
+        .join(copies, copies.c.object_id == member.c.object_id)
+        .join(cartridge, cartridge.c.id == copies.c.cartridge_id)
+        .where(member.c.void.is_(False), member.c.content_id.is_not(None))
+        .group_by(member.c.content_id)
+        .having(func.count(domain.distinct()) >= 2)
+    )
+    return query if virtual_counts else query.where(cartridge.c.virtual.is_(False))
+
+
+def doubly_proven(connection: Connection, rows: Collection[int], *, virtual_counts: bool) -> set[int]:
+    """Those of the contents (by row number) to which law 4 gives leave; see `is_releasable`."""
+    query = _independent_copies(virtual_counts=virtual_counts)
+    return {row for part in chunks(list(rows)) for row in connection.scalars(query.where(member.c.content_id.in_(part)))}
+
+
 def is_releasable(connection: Connection, wanted: Content, *, virtual_counts: bool) -> bool:
     """Law 4: two proven copies of the content on cartridges of different failure domains.
 
     Virtual cartridges count only if the vault's owner has said so (`virtual_counts`), and then each for itself.
     """
-    copies = _proven_copies().subquery()
-    domain = case((cartridge.c.virtual.is_(True), cartridge.c.barcode), else_=cartridge.c.failure_domain)
-    query = (
-        select(func.count(domain.distinct()))
-        .select_from(member)
-        .join(content, content.c.id == member.c.content_id)
-        .join(copies, copies.c.object_id == member.c.object_id)
-        .join(cartridge, cartridge.c.id == copies.c.cartridge_id)
-        .where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes, member.c.void.is_(False))
+    row = connection.scalar(
+        select(content.c.id).where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes)
     )
-    if not virtual_counts:
-        query = query.where(cartridge.c.virtual.is_(False))
-    return (connection.scalar(query) or 0) >= 2
+    return row is not None and bool(doubly_proven(connection, [row], virtual_counts=virtual_counts))

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import mysql
 
-CATALOG_FORMAT = 2
+CATALOG_FORMAT = 3
 
 metadata = MetaData()
 
@@ -109,6 +109,8 @@ pack = Table(
     Column("uuid", Identity, nullable=False, unique=True),
     Column("size_bytes", BigInteger, nullable=False),
     Column("sealed", Boolean, nullable=False, default=False),
+    Column("block_bytes", BigInteger, nullable=False, default=0),  # of its blocks, since it was sealed
+    Column("emptied", Boolean, nullable=False, default=False),  # nothing is read from it any more, its file may be gone
 )
 
 block = Table(
@@ -117,9 +119,11 @@ block = Table(
     Column("id", Number, primary_key=True),
     Column("blake3", Digest, nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
-    refers("pack_id", "pack.id"),
+    refers("pack_id", "pack.id", nullable=True),  # empty: nothing needed its bytes any more, and they were given up
     Column("offset_bytes", BigInteger, nullable=False),
+    Column("condemned", Boolean, nullable=False, default=False),  # nothing names it, and nothing new may
     UniqueConstraint("blake3", "size_bytes", name="block_identity"),
+    Index("block_pack", "pack_id"),
 )
 
 segment = Table(
@@ -130,6 +134,16 @@ segment = Table(
     refers("block_id", "block.id"),
     Column("offset_bytes", BigInteger, nullable=False),
     Column("length_bytes", BigInteger, nullable=False),
+    Index("segment_block", "block_id"),
+)
+
+release = Table(
+    "release",
+    metadata,
+    # contents that were given up in the store, as two proven copies were on tape; they may have come back since
+    refers("content_id", "content.id", primary_key=True),
+    Column("released_ns", BigInteger, nullable=False),
+    Column("carried", Boolean, nullable=False, default=False),  # a pack says so, too
 )
 
 pair = Table(

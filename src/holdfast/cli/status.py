@@ -31,7 +31,7 @@ def status(vault: VaultOption = None, as_json: JsonOption = False) -> int:
             facts["sources"] = [
                 {"name": s.name, "host": s.host, "root": show_path(s.root)} for s in files.all_sources(connection)
             ]
-            facts |= files.count_store(connection) | tapes.count_tapes(connection) | proof.count_proven(connection)
+            facts |= packs.count_store(connection) | tapes.count_tapes(connection) | proof.count_proven(connection)
             facts["staged_bytes"] = tapes.count_unwritten_bytes(connection)
             facts["start_at_bytes"] = open_vault.settings.tape.start_bytes
             facts["problems"] = proof.count_problems(connection)

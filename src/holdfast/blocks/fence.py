@@ -1,0 +1,97 @@
+"""The fence between those who name blocks of the store and the one who gives blocks up.
+
+Whoever looks for blocks in order to name them holds a `Pass` from before the first look until what it names is durable.
+The collector marks blocks so that nobody finds them any more, and then calls `raise_`: passes that are taken from then on
+belong to a new generation. When all older ones have ended (`is_clear`), whoever found such a block before has named it, or
+never will. Nobody waits for the collector, and a pass ends with its process, as the kernel holds it: a shared `flock` on the
+generation's file. Only one collector may be at work; local disks only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from holdfast import durable
+
+
+class Pass:
+    """The right to name blocks that one has found. `end` it; ending it again does nothing."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def end(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+class Fence:
+    """The passes of one block store; `folder` holds nothing but a file for each generation."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def take_pass(self) -> Pass:
+        """A pass of the newest generation, at once."""
+        while True:
+            descriptor = self._open(max(self._generations(), default=0))
+            if descriptor is None:
+                continue  # that generation has just ended
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            if os.fstat(descriptor).st_nlink:
+                return Pass(descriptor)
+            os.close(descriptor)  # it ended before the lock was had: nobody would see it
+
+    @contextmanager
+    def passing(self) -> Generator[None, None, None]:
+        """Hold a pass for the length of a block."""
+        held = self.take_pass()
+        try:
+            yield
+        finally:
+            held.end()
+
+    def raise_(self) -> int:
+        """Begin a new generation, and return its number. Only for the one collector."""
+        number = max(self._generations(), default=0) + 1
+        durable.make_folder(self._folder)
+        os.close(os.open(self._folder / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        return number
+
+    def is_clear(self, generation: int, *, wait: bool = False) -> bool:
+        """Whether every pass of an older generation has ended; with `wait`, wait until it has. Only for the collector."""
+        return all([self._ended(number, wait=wait) for number in self._generations() if number < generation])
+
+    def _ended(self, number: int, *, wait: bool) -> bool:
+        path = self._folder / str(number)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            path.unlink()  # under the lock: who opened it meanwhile sees that it is gone
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _generations(self) -> list[int]:
+        try:
+            return [int(name) for name in os.listdir(self._folder) if name.isdecimal()]
+        except FileNotFoundError:
+            return []
+
+    def _open(self, number: int) -> int | None:
+        """The file of a generation; the first one is made where there is none. None if it is gone by now."""
+        path, flags = self._folder / str(number), os.O_RDWR | os.O_CLOEXEC
+        try:
+            return os.open(path, flags)
+        except FileNotFoundError:
+            if number:
+                return None
+        durable.make_folder(self._folder)
+        return os.open(path, flags | os.O_CREAT, 0o644)

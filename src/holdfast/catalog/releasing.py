@@ -1,0 +1,199 @@
+"""Giving contents up in the store, and the room of blocks that nothing needs any more.
+
+Functions on a connection, as in `files`. A content may be released when law 4 allows it and every version that has it is
+proven on tape by its own name; then no more is done than to forget its segments. A block that no segment names is
+*condemned*: it can still be read, and nothing new may name it. Whoever found it before may still name it, and so its bytes
+are given up only after all of them have ended (`holdfast.blocks.fence`), if then still nothing names it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, delete, exists, func, select, update
+from sqlalchemy.dialects import sqlite
+
+from holdfast.catalog import proof
+from holdfast.catalog.bulk import execute_many
+from holdfast.catalog.files import record_contents
+from holdfast.catalog.packs import record_pack, seal_pack
+from holdfast.catalog.schema import block, content, pack, release, segment, version
+from holdfast.values import BlockPlace, Content, Locator, Release
+
+PAGE_ROWS = 1000
+
+
+# -- releasing
+
+
+def stored_contents(connection: Connection, wanted: Iterable[Content]) -> dict[int, Content]:
+    """Those of the contents that lie in the store, by row number."""
+    stored = exists().where(segment.c.content_id == content.c.id)
+    found: dict[int, Content] = {}
+    for item in wanted:
+        query = select(content.c.id).where(content.c.sha256 == item.sha256, content.c.size_bytes == item.size_bytes)
+        row = connection.scalar(query.where(stored))
+        if row is not None:
+            found[row] = item
+    return found
+
+
+def releasable(connection: Connection, rows: Collection[int], *, virtual_counts: bool) -> set[int]:
+    """Those of the contents (by row number) that may be released: law 4, and each of their versions is proven."""
+    proven = proof.doubly_proven(connection, rows, virtual_counts=virtual_counts)
+    query = select(version.c.content_id).where(
+        version.c.content_id.in_(proven), version.c.void.is_(False), ~proof.version_is_proven()
+    )
+    return proven - set(connection.scalars(query))
+
+
+def release_contents(connection: Connection, rows: Collection[int], now_ns: int) -> None:
+    """Forget where the contents lie in the store. The caller has asked `releasable` in this very transaction."""
+    new = sqlite.insert(release)
+    changed = {"released_ns": new.excluded.released_ns, "carried": False}
+    statement = new.on_conflict_do_update(index_elements=["content_id"], set_=changed)
+    told = [{"content_id": row, "released_ns": now_ns, "carried": False} for row in rows]
+    execute_many(connection, statement, told)
+    connection.execute(delete(segment).where(segment.c.content_id.in_(list(rows))))
+
+
+def adopt_releases(connection: Connection, releases: Iterable[Release]) -> None:
+    """A pack says that these contents were released; what lies in the store stays there."""
+    told = {item.content: item.released_ns for item in releases}
+    if not told:
+        return
+    rows = record_contents(connection, told)
+    values = [{"content_id": rows[item], "released_ns": at_ns, "carried": True} for item, at_ns in told.items()]
+    execute_many(connection, sqlite.insert(release).on_conflict_do_nothing(), values)
+
+
+def released_ns(connection: Connection, wanted: Content) -> int | None:
+    """When a content was released last, if it ever was."""
+    query = select(release.c.released_ns).join(content, content.c.id == release.c.content_id)
+    return connection.scalar(query.where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes))
+
+
+def releases_to_carry(connection: Connection) -> Iterator[list[Release]]:
+    """What no pack says yet, page by page."""
+    query = select(content.c.sha256, content.c.size_bytes, release).join(content, content.c.id == release.c.content_id)
+    last = 0
+    while True:
+        more = query.where(release.c.carried.is_(False), release.c.content_id > last).order_by(release.c.content_id)
+        page = connection.execute(more.limit(PAGE_ROWS)).all()
+        if page:
+            yield [Release(Content(row.sha256, row.size_bytes), row.released_ns) for row in page]
+            last = page[-1].content_id
+        if len(page) < PAGE_ROWS:
+            return
+
+
+# -- collecting
+
+
+@dataclass(frozen=True, slots=True)
+class Waste:
+    """A pack with bytes of blocks that nothing needs: `needed_bytes` of its `block_bytes` are still read."""
+
+    pack_id: uuid.UUID
+    size_bytes: int
+    block_bytes: int
+    needed_bytes: int
+
+
+def condemn(connection: Connection) -> int:
+    """Condemn every block of a sealed pack that no content names, and pardon the others; how many are condemned now."""
+    named = exists().where(segment.c.block_id == block.c.id)
+    sealed = select(pack.c.id).where(pack.c.sealed.is_(True))
+    connection.execute(update(block).where(block.c.condemned.is_(True), named).values(condemned=False))
+    unnamed = and_(block.c.pack_id.in_(sealed), block.c.condemned.is_(False), ~named)
+    connection.execute(update(block).where(unnamed).values(condemned=True))
+    query = select(func.count()).select_from(block).where(block.c.condemned.is_(True), block.c.pack_id.is_not(None))
+    return connection.scalar(query) or 0
+
+
+def wasteful_packs(connection: Connection) -> list[Waste]:
+    """Sealed packs with blocks that are not read from there any more, those with the least to copy first."""
+    needed = func.coalesce(
+        select(func.sum(block.c.size_bytes))
+        .where(block.c.pack_id == pack.c.id, block.c.condemned.is_(False))
+        .scalar_subquery(),
+        0,
+    )
+    query = select(pack.c.uuid, pack.c.size_bytes, pack.c.block_bytes, needed.label("needed"))
+    query = query.where(pack.c.sealed.is_(True), pack.c.emptied.is_(False), pack.c.block_bytes > needed)
+    found = [
+        Waste(uuid.UUID(bytes=row.uuid), row.size_bytes, row.block_bytes, int(row.needed))
+        for row in connection.execute(query)
+    ]
+    return sorted(found, key=lambda item: (item.needed_bytes, item.pack_id))
+
+
+def needed_blocks(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlace]:
+    """The blocks of a pack that must be copied before it may go, in the order in which they lie there."""
+    named = exists().where(segment.c.block_id == block.c.id)
+    query = (
+        select(block.c.blake3, block.c.size_bytes, block.c.offset_bytes)
+        .join(pack, pack.c.id == block.c.pack_id)
+        .where(pack.c.uuid == pack_id.bytes, block.c.condemned.is_(False) | named)
+        .order_by(block.c.offset_bytes)
+    )
+    return [
+        BlockPlace(Locator(row.blake3, row.size_bytes), pack_id, row.offset_bytes) for row in connection.execute(query)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What was copied out of packs, and is durable in a sealed one: `moved` tells the new place of each old one."""
+
+    pack_id: uuid.UUID
+    size_bytes: int
+    block_bytes: int
+    moved: Mapping[BlockPlace, BlockPlace]
+    releases: Sequence[Release]
+
+
+def record_gathered(connection: Connection, gathered: Gathered) -> None:
+    """Read from the new places from now on, unless a block was moved or given up by somebody else meanwhile."""
+    row = record_pack(connection, gathered.pack_id, gathered.size_bytes)
+    seal_pack(connection, gathered.pack_id, gathered.size_bytes, gathered.block_bytes)
+    for old, new in gathered.moved.items():
+        here = select(pack.c.id).where(pack.c.uuid == old.pack_id.bytes).scalar_subquery()
+        connection.execute(
+            update(block)
+            .where(
+                block.c.blake3 == old.locator.blake3,
+                block.c.size_bytes == old.locator.size_bytes,
+                block.c.pack_id == here,
+                block.c.offset_bytes == old.offset_bytes,
+            )
+            .values(pack_id=row, offset_bytes=new.offset_bytes)
+        )
+    rows = record_contents(connection, (item.content for item in gathered.releases))
+    for item in gathered.releases:  # one that was released again since must be carried again
+        told = release.c.content_id == rows[item.content], release.c.released_ns == item.released_ns
+        connection.execute(update(release).where(*told).values(carried=True))
+
+
+def empty_pack(connection: Connection, pack_id: uuid.UUID) -> bool:
+    """Give up the condemned blocks of a pack that still nothing names; whether nothing is read from the pack then."""
+    row = connection.scalar(select(pack.c.id).where(pack.c.uuid == pack_id.bytes))
+    named = exists().where(segment.c.block_id == block.c.id)
+    if connection.scalar(select(block.c.id).where(block.c.pack_id == row, block.c.condemned.is_(False) | named).limit(1)):
+        return False
+    connection.execute(update(block).where(block.c.pack_id == row).values(pack_id=None, condemned=False))
+    connection.execute(update(pack).where(pack.c.id == row).values(emptied=True))
+    return True
+
+
+def emptied_packs(connection: Connection) -> dict[uuid.UUID, int]:
+    """Packs from which nothing is read, and whose files may be there still; and their sizes."""
+    rows = connection.execute(select(pack.c.uuid, pack.c.size_bytes).where(pack.c.emptied.is_(True)))
+    return {uuid.UUID(bytes=row.uuid): row.size_bytes for row in rows}
+
+
+def forget_pack(connection: Connection, pack_id: uuid.UUID) -> None:
+    """The file of an emptied pack is gone, durably."""
+    connection.execute(delete(pack).where(pack.c.uuid == pack_id.bytes, pack.c.emptied.is_(True)))
