@@ -132,6 +132,11 @@ class VaultSettings:
         return self.folder / "packs"
 
     @property
+    def fence_folder(self) -> Path:
+        """For the locks between those who name blocks and the one who collects them."""
+        return self.folder / "fence"
+
+    @property
     def journals_folder(self) -> Path:
         return self.folder / "journals"
 

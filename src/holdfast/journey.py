@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.catalog import Pair, files, proof, tapes
+from holdfast.catalog import Pair, files, packs, proof, tapes
 from holdfast.errors import CapacityError, HoldfastError, SourceError
 from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch, counted
 from holdfast.tape.contents import StoredContents

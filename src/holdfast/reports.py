@@ -251,6 +251,38 @@ class ScrubReport(Report):
     repaired_blocks: int = 0
 
 
+@dataclass(slots=True)
+class CollectReport(Report):
+    """What `collect` gave back: `packs` were removed, of `wasteful_packs` in which something is not needed any more.
+
+    `waiting`: nothing was, as somebody is still at work who may name what nothing names now.
+    """
+
+    packs: int = 0
+    wasteful_packs: int = 0
+    removed_bytes: int = 0
+    copied_bytes: int = 0
+    waiting: bool = False
+
+
+@dataclass(slots=True)
+class ReleaseReport(Report):
+    """What `release` gave up in the store: so many contents. `refused`: contents that may not go yet, with at most a
+    hundred of their names. `named`: they were asked for by name. `collected`: what was done for their room at once.
+    """
+
+    named: bool = False
+    dry_run: bool = False
+    contents: int = 0
+    released_bytes: int = 0
+    refused: int = 0
+    refused_names: list[str] = field(default_factory=list[str])
+    collected: CollectReport | None = None
+
+    def has_failed(self) -> bool:
+        return bool(self.errors) or (self.named and bool(self.refused))
+
+
 @dataclass(frozen=True, slots=True)
 class FoundTape:
     """A cartridge that `rebuild` met: `rebuilt`, `known` already, `blank`, `not read`, or `not rebuilt`, and why."""

@@ -26,7 +26,7 @@ from typing import TypeVar
 from holdfast import durable
 from holdfast.blocks.packfile import PACK_SUFFIX, pack_path
 from holdfast.blocks.scrub import DamagedBlock, RepairPack, look_again, scrub_pack
-from holdfast.catalog import files
+from holdfast.catalog import packs
 from holdfast.errors import HoldfastError, IntegrityError, VaultError
 from holdfast.reports import ScrubReport, Silent, Stage, Watch, counted
 from holdfast.restoring.pieces import Piece, read_pieces

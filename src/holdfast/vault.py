@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import durable
-from holdfast.blocks import BlockReader, StoreWriter, recover_packs
+from holdfast.blocks import BlockReader, Fence, StoreWriter, recover_packs
 from holdfast.catalog import Catalog
 from holdfast.config import VaultSettings, open_or_init_vault, open_vault
 from holdfast.errors import HoldfastError
@@ -33,6 +33,7 @@ class Vault:
             pack_bytes=self.settings.blocks.pack_bytes,
             index=self.catalog,
             sink=self.catalog,
+            fence=Fence(self.settings.fence_folder),
         )
 
     def store_reader(self) -> BlockReader:
@@ -95,9 +96,4 @@ def _empty_scratch(folder: Path) -> None:
 
 
 def _recover_store(settings: VaultSettings, catalog: Catalog) -> None:
-    recover_packs(
-        settings.packs_folder,
-        is_settled=catalog.pack_is_sealed,
-        has_block=lambda locator: catalog.find_block(locator) is not None,
-        sink=catalog,
-    )
+    recover_packs(settings.packs_folder, known=catalog, sink=catalog, fence=Fence(settings.fence_folder))

@@ -17,7 +17,7 @@ from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
 
 from holdfast.blocks.scrub import scrub_pack
-from holdfast.catalog import Catalog, files
+from holdfast.catalog import Catalog, packs
 from holdfast.cli.app import run
 from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_FAILED, EXIT_USAGE
 from holdfast.restoring import RestoreRequest, restore
@@ -51,7 +51,7 @@ def kept(vault: Path, night: Path, archived: Archive) -> Path:
 
 def places(vault: Path) -> list[BlockPlace]:
     with Catalog(vault / "catalog/catalog.db") as catalog, catalog.reading() as connection:
-        return [place for pack in packs.sealed_packs(connection) for place in files.blocks_of_pack(connection, pack)]
+        return [place for pack in packs.sealed_packs(connection) for place in packs.blocks_of_pack(connection, pack)]
 
 
 def pack_of(vault: Path, place: BlockPlace) -> Path:

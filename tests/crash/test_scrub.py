@@ -12,7 +12,7 @@ import pytest
 from tests.acceptance.conftest import SMALL
 from tests.acceptance.nights import differences
 
-from holdfast.catalog import Catalog, files
+from holdfast.catalog import Catalog, packs
 from holdfast.config import init_vault
 from holdfast.journey import ArchiveRequest, archive
 from holdfast.restoring import RestoreRequest, restore

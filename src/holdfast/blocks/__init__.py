@@ -5,6 +5,7 @@ The room does not know the catalog: it asks an index for places (`BlockIndex`) a
 (`GroupSink`). No tape, no network, no user's files may come in.
 """
 
+from holdfast.blocks.fence import Fence
 from holdfast.blocks.manifest import Manifest, StoredVersion
 from holdfast.blocks.reader import BlockIndex, BlockReader, ContentFile
 from holdfast.blocks.recover import recover_packs
@@ -15,6 +16,7 @@ __all__ = [
     "BlockReader",
     "ContentFile",
     "DurableGroup",
+    "Fence",
     "GroupSink",
     "Manifest",
     "StoreWriter",

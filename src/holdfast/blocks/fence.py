@@ -31,7 +31,7 @@ class Pass:
 
 
 class Fence:
-    """The passes of one block store; `folder` holds nothing but a file for each generation."""
+    """The passes of one block store; `folder` holds a file for each generation, and is made when it is needed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -65,7 +65,7 @@ class Fence:
 
     def is_clear(self, generation: int, *, wait: bool = False) -> bool:
         """Whether every pass of an older generation has ended; with `wait`, wait until it has. Only for the collector."""
-        return all([self._ended(number, wait=wait) for number in self._generations() if number < generation])
+        return all(self._ended(number, wait=wait) for number in self._generations() if number < generation)
 
     def _ended(self, number: int, *, wait: bool) -> bool:
         path = self._folder / str(number)

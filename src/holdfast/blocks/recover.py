@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from holdfast import durable
 from holdfast.blocks import manifest as manifests
 from holdfast.blocks import packfile, packformat
-from holdfast.blocks.manifest import Manifest
+from holdfast.blocks.fence import Fence
+from holdfast.blocks.manifest import Manifest, StoredVersion
 from holdfast.blocks.packfile import FoundRecord
 from holdfast.blocks.packformat import RecordHeader, RecordType
 from holdfast.blocks.store import DurableGroup, GroupSink
 from holdfast.errors import IntegrityError
-from holdfast.values import BlockPlace, Locator
+from holdfast.values import BlockPlace, Content, Locator
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +37,70 @@ class _LeftPack:
     created_ns: int
 
 
-def recover_packs(
-    folder: Path, *, is_settled: Callable[[uuid.UUID], bool], has_block: Callable[[Locator], bool], sink: GroupSink
-) -> int:
-    """Adopt and seal every pack that `is_settled` (sealed, and known to be) does not know; returns how many.
+class Known(Protocol):
+    """What is known of the store already; it must know of what the sink was just told of."""
 
-    `has_block` says whether a block is durable; it must know of those that the sink was just told of. A manifest that
-    names a block found nowhere is left out: power was cut before its group was whole, and nobody was told of it. A pack in which not even one record was ever
-    whole is removed; one that a living writer owns is left alone.
+    def pack_is_sealed(self, pack_id: uuid.UUID) -> bool:
+        """Whether a pack is settled: sealed, and known to be."""
+        ...
+
+    def find_block_to_name(self, locator: Locator) -> BlockPlace | None:
+        """The place of a durable block that may be named, or None."""
+        ...
+
+    def was_released(self, content: Content) -> bool:
+        """Whether the store gave a content up at some time."""
+        ...
+
+
+def recover_packs(folder: Path, *, known: Known, sink: GroupSink, fence: Fence) -> int:
+    """Adopt and seal every pack that is not settled; returns how many.
+
+    A manifest that names a block found nowhere is left out: power was cut before its group was whole, and nobody was told
+    of it. But if its pack was sealed before, and the contents that lack blocks were released, it was whole once, and only
+    they have no place in the store any more. A pack in which not even one record was ever whole is removed; one that a
+    living writer owns is left alone.
     """
-    left = sorted(_left_packs(folder, is_settled), key=lambda pack: (pack.created_ns, pack.id))
-    # every pack's blocks first, as a manifest may name those of any pack; versions before ends, as those name them
-    found = [(pack, headers) for pack in left if (headers := _adopt_blocks(pack, has_block, sink)) is not None]
-    whole = [(pack, _adopt_versions(pack, headers, has_block, sink)) for pack, headers in found]
-    for pack, headers in whole:
-        _adopt_ends(pack, headers, sink)
-    for pack, _ in whole:
-        sink.pack_sealed(pack.id, pack.path.stat().st_size)
+    with fence.passing():
+        left = sorted(_left_packs(folder, known), key=lambda pack: (pack.created_ns, pack.id))
+        # every pack's blocks first, as a manifest may name those of any pack; versions before ends, as those name them
+        found = [adopted for pack in left if (adopted := _adopt_blocks(pack, known, sink)) is not None]
+        for adopted in found:
+            _adopt_releases(adopted, sink)
+        whole = [(adopted, _adopt_versions(adopted, known, sink)) for adopted in found]
+        for adopted, headers in whole:
+            _adopt_ends(adopted.pack, headers, sink)
+        for adopted in found:
+            sink.pack_sealed(adopted.pack.id, adopted.pack.path.stat().st_size, adopted.block_bytes)
     return len(left)
 
 
-def _left_packs(folder: Path, is_settled: Callable[[uuid.UUID], bool]) -> Iterator[_LeftPack]:
+def has_left_packs(folder: Path, known: Known) -> bool:
+    """Whether there are packs to recover: not settled, and nobody is writing them."""
+    return any(_is_left(pack) for pack in _left_packs(folder, known))
+
+
+def _is_left(pack: _LeftPack) -> bool:
+    with _owned(pack) as descriptor:
+        return descriptor is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Adopted:
+    """A pack whose blocks were adopted, with the heads of its manifests; and whether it was sealed before that."""
+
+    pack: _LeftPack
+    manifests: tuple[RecordHeader, ...]
+    block_bytes: int
+    was_sealed: bool
+
+
+def _left_packs(folder: Path, known: Known) -> Iterator[_LeftPack]:
     for path in folder.glob("*" + packfile.PACK_SUFFIX):
         pack_id = _id_of(path)
-        if pack_id is not None and not is_settled(pack_id):
-            yield _LeftPack(path, pack_id, _created_ns(path, pack_id))
+        if pack_id is not None and not known.pack_is_sealed(pack_id):
+            with suppress(FileNotFoundError):  # collected since it was listed
+                yield _LeftPack(path, pack_id, _created_ns(path, pack_id))
 
 
 def _id_of(path: Path) -> uuid.UUID | None:
@@ -96,15 +137,28 @@ def _opened(path: Path) -> Generator[int, None, None]:
         os.close(descriptor)
 
 
-def _adopt_blocks(
-    pack: _LeftPack, has_block: Callable[[Locator], bool], sink: GroupSink
-) -> tuple[RecordHeader, ...] | None:
-    """Tell the sink of the pack's blocks and put an end to the pack; returns the heads of its manifests.
+@contextmanager
+def _owned(pack: _LeftPack) -> Generator[int | None, None, None]:
+    """The open pack, ours now; None when a living writer has it, or it is gone."""
+    try:
+        descriptor = os.open(pack.path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        # who fills a pack in vain removes it before letting go of it
+        yield descriptor if packfile.own_pack(descriptor) and os.fstat(descriptor).st_nlink else None
+    finally:
+        os.close(descriptor)
 
-    None when there is nothing in it, or a living writer owns it.
+
+def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink) -> _Adopted | None:
+    """Tell the sink of the pack's blocks and put an end to the pack.
+
+    None when there is nothing in it, a living writer owns it, or it is gone.
     """
-    with _opened(pack.path) as descriptor:
-        if not packfile.own_pack(descriptor):
+    with _owned(pack) as descriptor:
+        if descriptor is None:
             return None
         # What is believed must first survive a power cut: the run that wrote it may not have synced it. And it must
         # be what the disk holds, not what memory does: after a failed sync the kernel keeps pages as if written.
@@ -112,18 +166,21 @@ def _adopt_blocks(
         durable.sync_folder(pack.path.parent)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         found = list(packfile.scan_pack(descriptor, pack.id))
-        if not found and _was_never_whole(descriptor, pack.id, has_block):
+        if not found and _was_never_whole(descriptor, pack.id, known):
             pack.path.unlink()
             durable.sync_folder(pack.path.parent)
             return None
         sink.group_durable(_group(pack, descriptor, Manifest((), ()), _places(found)))
-        if packfile.read_footer(descriptor) is None:
+        was_sealed = packfile.read_footer(descriptor) is not None
+        if not was_sealed:
             with durable.disk_full_explained(pack.path):
                 packfile.seal_scanned(descriptor, pack.id, found)
-        return tuple(record.header for record in found if record.header.type is RecordType.MANIFEST)
+    headers = tuple(record.header for record in found if record.header.type is RecordType.MANIFEST)
+    sizes = (record.header.payload_bytes for record in found if record.header.type is RecordType.BLOCK)
+    return _Adopted(pack, headers, sum(sizes), was_sealed)
 
 
-def _was_never_whole(descriptor: int, pack_id: uuid.UUID, has_block: Callable[[Locator], bool]) -> bool:
+def _was_never_whole(descriptor: int, pack_id: uuid.UUID, known: Known) -> bool:
     """Whether the pack ends within its first record, and that is no block which the store counts on."""
     size, offset = os.fstat(descriptor).st_size, packformat.SUPERBLOCK_BYTES
     if size < offset + packformat.HEADER_BYTES:
@@ -134,7 +191,7 @@ def _was_never_whole(descriptor: int, pack_id: uuid.UUID, has_block: Callable[[L
     except IntegrityError:
         return False  # something lies here that cannot be read any more; it is not ours to throw away
     is_torn = header.type is RecordType.BLOCK and header.end_offset > size
-    return is_torn and not has_block(FoundRecord(header).place().locator)
+    return is_torn and known.find_block_to_name(FoundRecord(header).place().locator) is None
 
 
 def _places(found: list[FoundRecord]) -> tuple[BlockPlace, ...]:
@@ -150,17 +207,40 @@ def _group(pack: _LeftPack, descriptor: int, manifest: Manifest, blocks: tuple[B
     return DurableGroup(pack.id, blocks, manifest, os.fstat(descriptor).st_size)
 
 
-def _adopt_versions(
-    pack: _LeftPack, headers: tuple[RecordHeader, ...], has_block: Callable[[Locator], bool], sink: GroupSink
-) -> tuple[RecordHeader, ...]:
+def _adopt_releases(adopted: _Adopted, sink: GroupSink) -> None:
+    """Which contents were released, before it is asked."""
+    with _opened(adopted.pack.path) as descriptor:
+        for header in adopted.manifests:
+            manifest = manifests.decode(packfile.read_payload(descriptor, header))
+            if manifest.releases:
+                sink.group_durable(_group(adopted.pack, descriptor, Manifest((), (), (), manifest.releases)))
+
+
+def _adopt_versions(adopted: _Adopted, known: Known, sink: GroupSink) -> tuple[RecordHeader, ...]:
     """Tell the sink of the versions of every whole group; returns the heads of those groups' manifests."""
     whole: list[RecordHeader] = []
-    with _opened(pack.path) as descriptor:
-        for header in headers:
+    with _opened(adopted.pack.path) as descriptor:
+        for header in adopted.manifests:
             manifest = manifests.decode(packfile.read_payload(descriptor, header))
-            if all(has_block(s.locator) for v in manifest.versions for s in v.segments):
-                sink.group_durable(_group(pack, descriptor, Manifest(manifest.sources, manifest.versions)))
+            versions = _whole_versions(manifest.versions, known, may_lack=adopted.was_sealed)
+            if versions is not None:
+                sink.group_durable(_group(adopted.pack, descriptor, Manifest(manifest.sources, versions)))
                 whole.append(header)
+    return tuple(whole)
+
+
+def _whole_versions(
+    versions: tuple[StoredVersion, ...], known: Known, *, may_lack: bool
+) -> tuple[StoredVersion, ...] | None:
+    """The versions of a group, those of released contents without what is gone; None if the group was never whole."""
+    whole: list[StoredVersion] = []
+    for stored in versions:
+        if any(known.find_block_to_name(segment.locator) is None for segment in stored.segments):
+            content = stored.version.content
+            if content is None or not may_lack or not known.was_released(content):
+                return None
+            stored = replace(stored, segments=())
+        whole.append(stored)
     return tuple(whole)
 
 

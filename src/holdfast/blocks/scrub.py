@@ -163,13 +163,13 @@ class RepairPack:
     def size_bytes(self) -> int:
         return 0 if self._pack is None else self._pack.size_bytes
 
-    def seal(self) -> tuple[uuid.UUID, int] | None:
-        """End the pack: which it is, and its size; None where nothing was laid down."""
+    def seal(self) -> tuple[uuid.UUID, int, int] | None:
+        """End the pack: which it is, its size, and that of its blocks; None where nothing was laid down."""
         if self._pack is None:
             return None
         pack, self._pack = self._pack, None
         pack.seal()
-        return pack.pack_id, pack.size_bytes
+        return pack.pack_id, pack.size_bytes, pack.block_bytes
 
     def close(self) -> None:
         if self._pack is not None:

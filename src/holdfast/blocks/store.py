@@ -27,6 +27,7 @@ from blake3 import blake3
 
 from holdfast.blocks import manifest as manifests
 from holdfast.blocks.buffers import Buffer, BufferPool
+from holdfast.blocks.fence import Fence, Pass
 from holdfast.blocks.manifest import Manifest, StoredVersion
 from holdfast.blocks.packfile import PackWriter
 from holdfast.blocks.packformat import RecordType
@@ -80,6 +81,9 @@ class _PendingVersion:
 
 @dataclass(slots=True)
 class _Group:
+    """Names that become durable together; `held` is the right to name blocks that were found for it."""
+
+    held: Pass
     sources: dict[str, Source] = field(default_factory=dict[str, Source])
     versions: list[_PendingVersion] = field(default_factory=list[_PendingVersion])
     ends: list[VersionEnd] = field(default_factory=list[VersionEnd])
@@ -110,6 +114,7 @@ class StoreWriter:
         pack_bytes: int,
         index: BlockIndex,
         sink: GroupSink,
+        fence: Fence,
     ) -> None:
         self.small_limit_bytes = block_bytes // 4
         self._pool = BufferPool(BUFFER_COUNT, block_bytes)
@@ -117,7 +122,8 @@ class StoreWriter:
         self._shared: Buffer | None = None
         self._large: LargeContent | None = None
         self._shared_ticket = Ticket()
-        self._group = _Group()
+        self._fence = fence
+        self._group = _Group(self._fence.take_pass())
         self._recent: dict[Content, Pieces] = {}
         self._back = _Back(folder, vault_id, pack_bytes, self._pool, index, sink)
 
@@ -131,6 +137,7 @@ class StoreWriter:
                 self.commit()
         finally:
             self._back.stop(seal=kind is None)
+            self._group.held.end()
         if kind is None:
             self._back.raise_failure()
 
@@ -233,9 +240,11 @@ class StoreWriter:
         self._back.raise_failure()
         self._seal_shared()
         self._forget_durable()
-        group, self._group = self._group, _Group()
-        if group:
+        if self._group:
+            # the next pass before the last one ends: what was found for this group may be found for the next one, too
+            group, self._group = self._group, _Group(self._fence.take_pass())
             self._back.put_group(group)
+        self._group.new_bytes = 0
 
     def barrier(self) -> None:
         """Commit, and wait until everything added so far is durable; raises what prevented it."""
@@ -399,8 +408,13 @@ class _Back:
         return self._pack
 
     def _commit(self, group: _Group) -> None:
-        if self._failure is not None:
-            return
+        try:
+            if self._failure is None:
+                self._make_durable(group)
+        finally:
+            group.held.end()
+
+    def _make_durable(self, group: _Group) -> None:
         pack = self._open_pack()
         if self._new:
             pack.sync()

@@ -20,8 +20,6 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
-    func,
-    insert,
     or_,
     select,
     update,
@@ -29,16 +27,13 @@ from sqlalchemy import (
 from sqlalchemy.dialects import sqlite
 
 from holdfast.catalog.bulk import execute_many
-from holdfast.catalog.schema import block, content, pack, segment, source, version
+from holdfast.catalog.schema import content, source, version
 from holdfast.errors import VaultError
 from holdfast.values import (
     Attributes,
-    BlockPlace,
     Content,
     FileVersion,
     Kind,
-    Locator,
-    Segment,
     Sighting,
     Source,
     VersionEnd,
@@ -349,9 +344,18 @@ PAGE_ROWS = 2000
 
 def versions_at(connection: Connection, moment_ns: int | None) -> Iterator[PresentVersion]:
     """Every version that was there at a moment, in the order in which they were recorded, page by page."""
+    return _page_by_page(connection, seen_at(moment_ns))
+
+
+def all_versions(connection: Connection) -> Iterator[PresentVersion]:
+    """Every version that ever was there, in the same way."""
+    return _page_by_page(connection, version.c.void.is_(False))
+
+
+def _page_by_page(connection: Connection, wanted: ColumnElement[bool]) -> Iterator[PresentVersion]:
     last = 0
     while True:
-        query = select_versions().where(seen_at(moment_ns), version.c.id > last)
+        query = select_versions().where(wanted, version.c.id > last)
         page = connection.execute(query.order_by(version.c.id).limit(PAGE_ROWS)).all()
         yield from map(present_from, page)
         if len(page) < PAGE_ROWS:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import sqlite
 
 from holdfast.catalog.bulk import execute_many
 from holdfast.catalog.files import chunks, insert_new
 from holdfast.catalog.schema import block, content, pack, segment
-from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace, Content, Locator, Segment
 
 
@@ -26,7 +24,6 @@ def record_pack(connection: Connection, pack_id: uuid.UUID, size_bytes: int) -> 
     connection.execute(insert_new(pack).values(uuid=pack_id.bytes, size_bytes=size_bytes))
     connection.execute(update(pack).where(pack.c.uuid == pack_id.bytes).values(size_bytes=size_bytes))
     return connection.execute(select(pack.c.id).where(pack.c.uuid == pack_id.bytes)).scalar_one()
-
 
 
 def seal_pack(connection: Connection, pack_id: uuid.UUID, size_bytes: int, block_bytes: int) -> None:
@@ -39,7 +36,6 @@ def pack_is_sealed(connection: Connection, pack_id: uuid.UUID) -> bool:
     return bool(connection.scalar(select(pack.c.sealed).where(pack.c.uuid == pack_id.bytes)))
 
 
-
 def record_blocks(connection: Connection, pack_row: int, places: Iterable[BlockPlace]) -> None:
     """Record where blocks lie; one that lies somewhere already stays there, unless it was given up or is to be."""
     rows = [
@@ -48,16 +44,17 @@ def record_blocks(connection: Connection, pack_row: int, places: Iterable[BlockP
             "size_bytes": place.locator.size_bytes,
             "pack_id": pack_row,
             "offset_bytes": place.offset_bytes,
+            "released": False,
             "condemned": False,
         }
         for place in places
     ]
     new = sqlite.insert(block)
     where = or_(block.c.pack_id.is_(None), block.c.condemned.is_(True))
-    moved = {"pack_id": new.excluded.pack_id, "offset_bytes": new.excluded.offset_bytes, "condemned": False}
+    names = ("pack_id", "offset_bytes", "condemned")
+    moved = {name: new.excluded[name] for name in names}
     statement = new.on_conflict_do_update(index_elements=["blake3", "size_bytes"], set_=moved, where=where)
     execute_many(connection, statement, rows)
-
 
 
 def move_block(connection: Connection, place: BlockPlace, pack_bytes: int) -> None:
@@ -67,12 +64,12 @@ def move_block(connection: Connection, place: BlockPlace, pack_bytes: int) -> No
     connection.execute(update(block).where(*at).values(pack_id=pack_row, offset_bytes=place.offset_bytes))
 
 
-
 def sealed_packs(connection: Connection) -> dict[uuid.UUID, int]:
     """The packs that nobody writes any more, and their sizes."""
-    rows = connection.execute(select(pack.c.uuid, pack.c.size_bytes).where(pack.c.sealed.is_(True), pack.c.emptied.is_(False)))
+    rows = connection.execute(
+        select(pack.c.uuid, pack.c.size_bytes).where(pack.c.sealed.is_(True), pack.c.emptied.is_(False))
+    )
     return {uuid.UUID(bytes=row.uuid): row.size_bytes for row in rows}
-
 
 
 def blocks_of_pack(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlace]:
@@ -88,7 +85,6 @@ def blocks_of_pack(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlac
     ]
 
 
-
 @dataclass(frozen=True, slots=True)
 class BlockPart:
     """A piece of a content that lies in a block: `length_bytes` from byte `content_offset` of it, at `block_offset`."""
@@ -97,7 +93,6 @@ class BlockPart:
     content_offset: int
     block_offset: int
     length_bytes: int
-
 
 
 def parts_in_block(connection: Connection, locator: Locator) -> list[BlockPart]:
@@ -125,7 +120,6 @@ def parts_in_block(connection: Connection, locator: Locator) -> list[BlockPart]:
     return parts
 
 
-
 def block_rows(connection: Connection, locators: Iterable[Locator]) -> dict[Locator, int]:
     """The row numbers of those of the blocks that are in the store."""
     found: dict[Locator, int] = {}
@@ -136,7 +130,6 @@ def block_rows(connection: Connection, locators: Iterable[Locator]) -> dict[Loca
         for row in connection.execute(query):
             found[Locator(row.blake3, row.size_bytes)] = row.id
     return found
-
 
 
 def record_segments(connection: Connection, contents: Mapping[int, tuple[Segment, ...]]) -> None:
@@ -161,13 +154,11 @@ def record_segments(connection: Connection, contents: Mapping[int, tuple[Segment
     execute_many(connection, insert(segment), fresh)
 
 
-
 def contents_with_segments(connection: Connection, rows: Sequence[int]) -> set[int]:
     found: set[int] = set()
     for part in chunks(rows):
         found.update(connection.scalars(select(segment.c.content_id).where(segment.c.content_id.in_(part)).distinct()))
     return found
-
 
 
 SELECT_BLOCK = (
@@ -181,7 +172,6 @@ SELECT_BLOCK_TO_NAME = SELECT_BLOCK.where(block.c.condemned.is_(False))
 """The same, if something new may name it."""
 
 
-
 SELECT_SEGMENTS = (
     select(block.c.blake3, block.c.size_bytes, segment.c.offset_bytes, segment.c.length_bytes)
     .join(content, content.c.id == segment.c.content_id)
@@ -192,10 +182,11 @@ SELECT_SEGMENTS = (
 """The segments of the content with this digest and size."""
 
 
-
 def count_store(connection: Connection) -> dict[str, int]:
     """Totals of the store: blocks, their bytes, packs, contents."""
-    blocks = connection.execute(select(func.count(), func.coalesce(func.sum(block.c.size_bytes), 0)).where(block.c.pack_id.is_not(None)))
+    blocks = connection.execute(
+        select(func.count(), func.coalesce(func.sum(block.c.size_bytes), 0)).where(block.c.pack_id.is_not(None))
+    )
     count, total = blocks.one()
     return {
         "blocks": count,
@@ -203,4 +194,3 @@ def count_store(connection: Connection) -> dict[str, int]:
         "packs": connection.scalar(select(func.count()).select_from(pack).where(pack.c.emptied.is_(False))) or 0,
         "contents": connection.scalar(select(func.count()).select_from(content)) or 0,
     }
-

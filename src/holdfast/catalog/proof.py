@@ -342,7 +342,7 @@ def count_problems(connection: Connection) -> int:
     return connection.scalar(query.where(evidence.c.matched.is_(False))) or 0
 
 
-def _independent_copies(*, virtual_counts: bool) -> Select[Any, Any]:
+def _independent_copies(*, virtual_counts: bool) -> Select[Any]:
     """Contents with proven copies on cartridges of at least two failure domains; see `is_releasable`."""
     copies = _proven_copies().subquery()
     domain = case((cartridge.c.virtual.is_(True), cartridge.c.barcode), else_=cartridge.c.failure_domain)
@@ -360,7 +360,9 @@ def _independent_copies(*, virtual_counts: bool) -> Select[Any, Any]:
 def doubly_proven(connection: Connection, rows: Collection[int], *, virtual_counts: bool) -> set[int]:
     """Those of the contents (by row number) to which law 4 gives leave; see `is_releasable`."""
     query = _independent_copies(virtual_counts=virtual_counts)
-    return {row for part in chunks(list(rows)) for row in connection.scalars(query.where(member.c.content_id.in_(part)))}
+    return {
+        row for part in chunks(list(rows)) for row in connection.scalars(query.where(member.c.content_id.in_(part)))
+    }
 
 
 def is_releasable(connection: Connection, wanted: Content, *, virtual_counts: bool) -> bool:

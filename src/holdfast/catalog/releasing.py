@@ -1,15 +1,16 @@
 """Giving contents up in the store, and the room of blocks that nothing needs any more.
 
 Functions on a connection, as in `files`. A content may be released when law 4 allows it and every version that has it is
-proven on tape by its own name; then no more is done than to forget its segments. A block that no segment names is
-*condemned*: it can still be read, and nothing new may name it. Whoever found it before may still name it, and so its bytes
-are given up only after all of them have ended (`holdfast.blocks.fence`), if then still nothing names it.
+proven on tape by its own name; then no more is done than to forget its segments. A block in which a released content lay,
+and that no segment names any more, is *condemned*: it can still be read, and nothing new may name it. Whoever found it before
+may still name it, and so its bytes are given up only after all of them have ended (`holdfast.blocks.fence`), if then still
+nothing names it. Blocks that nothing ever named are left: a name that is lost now may be found again.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, delete, exists, func, select, update
@@ -17,12 +18,12 @@ from sqlalchemy.dialects import sqlite
 
 from holdfast.catalog import proof
 from holdfast.catalog.bulk import execute_many
-from holdfast.catalog.files import record_contents
-from holdfast.catalog.packs import record_pack, seal_pack
+from holdfast.catalog.files import chunks, record_contents
 from holdfast.catalog.schema import block, content, pack, release, segment, version
 from holdfast.values import BlockPlace, Content, Locator, Release
 
 PAGE_ROWS = 1000
+NOT_CARRIED, ON_ITS_WAY, CARRIED = 0, 1, 2
 
 
 # -- releasing
@@ -30,13 +31,12 @@ PAGE_ROWS = 1000
 
 def stored_contents(connection: Connection, wanted: Iterable[Content]) -> dict[int, Content]:
     """Those of the contents that lie in the store, by row number."""
+    by_digest = {item.sha256: item for item in wanted}
     stored = exists().where(segment.c.content_id == content.c.id)
     found: dict[int, Content] = {}
-    for item in wanted:
-        query = select(content.c.id).where(content.c.sha256 == item.sha256, content.c.size_bytes == item.size_bytes)
-        row = connection.scalar(query.where(stored))
-        if row is not None:
-            found[row] = item
+    for part in chunks(list(by_digest)):
+        query = select(content.c.id, content.c.sha256).where(content.c.sha256.in_(part), stored)
+        found.update({row.id: by_digest[row.sha256] for row in connection.execute(query)})
     return found
 
 
@@ -52,11 +52,15 @@ def releasable(connection: Connection, rows: Collection[int], *, virtual_counts:
 def release_contents(connection: Connection, rows: Collection[int], now_ns: int) -> None:
     """Forget where the contents lie in the store. The caller has asked `releasable` in this very transaction."""
     new = sqlite.insert(release)
-    changed = {"released_ns": new.excluded.released_ns, "carried": False}
+    changed = {name: new.excluded[name] for name in ("released_ns", "carried")}
     statement = new.on_conflict_do_update(index_elements=["content_id"], set_=changed)
-    told = [{"content_id": row, "released_ns": now_ns, "carried": False} for row in rows]
+    told = [{"content_id": row, "released_ns": now_ns, "carried": NOT_CARRIED} for row in rows]
     execute_many(connection, statement, told)
-    connection.execute(delete(segment).where(segment.c.content_id.in_(list(rows))))
+    segments = segment.c.content_id.in_(list(rows))
+    connection.execute(
+        update(block).where(block.c.id.in_(select(segment.c.block_id).where(segments))).values(released=True)
+    )
+    connection.execute(delete(segment).where(segments))
 
 
 def adopt_releases(connection: Connection, releases: Iterable[Release]) -> None:
@@ -65,7 +69,7 @@ def adopt_releases(connection: Connection, releases: Iterable[Release]) -> None:
     if not told:
         return
     rows = record_contents(connection, told)
-    values = [{"content_id": rows[item], "released_ns": at_ns, "carried": True} for item, at_ns in told.items()]
+    values = [{"content_id": rows[item], "released_ns": at_ns, "carried": CARRIED} for item, at_ns in told.items()]
     execute_many(connection, sqlite.insert(release).on_conflict_do_nothing(), values)
 
 
@@ -75,18 +79,28 @@ def released_ns(connection: Connection, wanted: Content) -> int | None:
     return connection.scalar(query.where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes))
 
 
+def begin_to_carry(connection: Connection) -> None:
+    """What was released until now is on its way to a pack; see `releases_to_carry`."""
+    connection.execute(update(release).where(release.c.carried == NOT_CARRIED).values(carried=ON_ITS_WAY))
+
+
 def releases_to_carry(connection: Connection) -> Iterator[list[Release]]:
-    """What no pack says yet, page by page."""
+    """What is on its way to a pack, page by page."""
     query = select(content.c.sha256, content.c.size_bytes, release).join(content, content.c.id == release.c.content_id)
     last = 0
     while True:
-        more = query.where(release.c.carried.is_(False), release.c.content_id > last).order_by(release.c.content_id)
+        more = query.where(release.c.carried == ON_ITS_WAY, release.c.content_id > last).order_by(release.c.content_id)
         page = connection.execute(more.limit(PAGE_ROWS)).all()
         if page:
             yield [Release(Content(row.sha256, row.size_bytes), row.released_ns) for row in page]
             last = page[-1].content_id
         if len(page) < PAGE_ROWS:
             return
+
+
+def record_carried(connection: Connection) -> None:
+    """A sealed pack says all that was on its way; what was released again since is not among it."""
+    connection.execute(update(release).where(release.c.carried == ON_ITS_WAY).values(carried=CARRIED))
 
 
 # -- collecting
@@ -103,11 +117,11 @@ class Waste:
 
 
 def condemn(connection: Connection) -> int:
-    """Condemn every block of a sealed pack that no content names, and pardon the others; how many are condemned now."""
+    """Condemn every block of sealed packs that only released contents named, and pardon the others; how many are condemned now."""
     named = exists().where(segment.c.block_id == block.c.id)
     sealed = select(pack.c.id).where(pack.c.sealed.is_(True))
     connection.execute(update(block).where(block.c.condemned.is_(True), named).values(condemned=False))
-    unnamed = and_(block.c.pack_id.in_(sealed), block.c.condemned.is_(False), ~named)
+    unnamed = and_(block.c.pack_id.in_(sealed), block.c.released.is_(True), block.c.condemned.is_(False), ~named)
     connection.execute(update(block).where(unnamed).values(condemned=True))
     query = select(func.count()).select_from(block).where(block.c.condemned.is_(True), block.c.pack_id.is_not(None))
     return connection.scalar(query) or 0
@@ -144,46 +158,26 @@ def needed_blocks(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlace
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What was copied out of packs, and is durable in a sealed one: `moved` tells the new place of each old one."""
-
-    pack_id: uuid.UUID
-    size_bytes: int
-    block_bytes: int
-    moved: Mapping[BlockPlace, BlockPlace]
-    releases: Sequence[Release]
-
-
-def record_gathered(connection: Connection, gathered: Gathered) -> None:
-    """Read from the new places from now on, unless a block was moved or given up by somebody else meanwhile."""
-    row = record_pack(connection, gathered.pack_id, gathered.size_bytes)
-    seal_pack(connection, gathered.pack_id, gathered.size_bytes, gathered.block_bytes)
-    for old, new in gathered.moved.items():
+def record_moves(connection: Connection, pack_row: int, moved: Mapping[BlockPlace, BlockPlace]) -> None:
+    """Blocks (by their old places) were copied to new ones; one that somebody else moved or gave up meanwhile stays so."""
+    for old, new in moved.items():
         here = select(pack.c.id).where(pack.c.uuid == old.pack_id.bytes).scalar_subquery()
-        connection.execute(
-            update(block)
-            .where(
-                block.c.blake3 == old.locator.blake3,
-                block.c.size_bytes == old.locator.size_bytes,
-                block.c.pack_id == here,
-                block.c.offset_bytes == old.offset_bytes,
-            )
-            .values(pack_id=row, offset_bytes=new.offset_bytes)
-        )
-    rows = record_contents(connection, (item.content for item in gathered.releases))
-    for item in gathered.releases:  # one that was released again since must be carried again
-        told = release.c.content_id == rows[item.content], release.c.released_ns == item.released_ns
-        connection.execute(update(release).where(*told).values(carried=True))
+        at = block.c.blake3 == old.locator.blake3, block.c.size_bytes == old.locator.size_bytes
+        there = block.c.pack_id == here, block.c.offset_bytes == old.offset_bytes
+        connection.execute(update(block).where(*at, *there).values(pack_id=pack_row, offset_bytes=new.offset_bytes))
 
 
 def empty_pack(connection: Connection, pack_id: uuid.UUID) -> bool:
     """Give up the condemned blocks of a pack that still nothing names; whether nothing is read from the pack then."""
     row = connection.scalar(select(pack.c.id).where(pack.c.uuid == pack_id.bytes))
     named = exists().where(segment.c.block_id == block.c.id)
-    if connection.scalar(select(block.c.id).where(block.c.pack_id == row, block.c.condemned.is_(False) | named).limit(1)):
+    if connection.scalar(
+        select(block.c.id).where(block.c.pack_id == row, block.c.condemned.is_(False) | named).limit(1)
+    ):
         return False
-    connection.execute(update(block).where(block.c.pack_id == row).values(pack_id=None, condemned=False))
+    connection.execute(
+        update(block).where(block.c.pack_id == row).values(pack_id=None, released=False, condemned=False)
+    )
     connection.execute(update(pack).where(pack.c.id == row).values(emptied=True))
     return True
 

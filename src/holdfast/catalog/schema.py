@@ -121,6 +121,7 @@ block = Table(
     Column("size_bytes", BigInteger, nullable=False),
     refers("pack_id", "pack.id", nullable=True),  # empty: nothing needed its bytes any more, and they were given up
     Column("offset_bytes", BigInteger, nullable=False),
+    Column("released", Boolean, nullable=False, default=False),  # a content that was released lay in it
     Column("condemned", Boolean, nullable=False, default=False),  # nothing names it, and nothing new may
     UniqueConstraint("blake3", "size_bytes", name="block_identity"),
     Index("block_pack", "pack_id"),
@@ -143,7 +144,7 @@ release = Table(
     # contents that were given up in the store, as two proven copies were on tape; they may have come back since
     refers("content_id", "content.id", primary_key=True),
     Column("released_ns", BigInteger, nullable=False),
-    Column("carried", Boolean, nullable=False, default=False),  # a pack says so, too
+    Column("carried", Integer, nullable=False, default=0),  # to a pack: 0 not yet, 1 on its way, 2 a pack says so
 )
 
 pair = Table(

@@ -16,7 +16,20 @@ import typer
 from typer.exceptions import TyperException
 
 from holdfast import __version__
-from holdfast.cli import archive, custody, init, listing, rebuild, restore, scrub, status, stopping, tape, verify
+from holdfast.cli import (
+    archive,
+    custody,
+    init,
+    listing,
+    rebuild,
+    release,
+    restore,
+    scrub,
+    status,
+    stopping,
+    tape,
+    verify,
+)
 from holdfast.cli.asking import asker
 from holdfast.cli.show import print_error, print_line
 from holdfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, HoldfastError, Interrupted
@@ -61,6 +74,8 @@ app.command("cat")(restore.cat)
 app.command("custody")(custody.custody)
 app.command("verify")(verify.verify)
 app.command("scrub")(scrub.scrub)
+app.command("release")(release.release)
+app.command("collect")(release.collect)
 app.command("rebuild")(rebuild.rebuild)
 app.command("status")(status.status)
 app.command("init")(init.init)

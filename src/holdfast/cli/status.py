@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.catalog import files, proof, tapes
+from holdfast.catalog import files, packs, proof, tapes
 from holdfast.cli.archive import SHOWN, show_gone
 from holdfast.cli.options import JsonOption, VaultOption
 from holdfast.cli.show import console, print_json, when

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import uuid
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from holdfast.blocks import BlockReader, DurableGroup, StoredVersion, StoreWriter
+from holdfast.blocks import BlockReader, DurableGroup, Fence, StoredVersion, StoreWriter
 from holdfast.blocks.store import Pieces
 from holdfast.values import (
     Attributes,
@@ -22,6 +23,9 @@ from holdfast.values import (
 )
 
 BLOCK_BYTES = 64 * 1024
+_fences = TemporaryDirectory()
+FENCE = Fence(Path(_fences.name))
+FENCE.take_pass().end()
 VAULT_ID = uuid.UUID("11111111-2222-3333-4444-555555555555")
 SOURCE = Source(uuid.UUID("99999999-8888-7777-6666-555555555555"), "lab", "host", b"/data")
 ATTRIBUTES = Attributes(0o644, 1_700_000_000_000_000_001, 1000, 1000, "ann", "staff")
@@ -47,8 +51,12 @@ class MemoryStore:
         self.ends: dict[uuid.UUID, VersionEnd] = {}
         self.sealed: dict[uuid.UUID, int] = {}
         self.packs: dict[uuid.UUID, int] = {}
+        self.released: set[Content] = set()
 
     def find_block(self, locator: Locator) -> BlockPlace | None:
+        return self.blocks.get(locator)
+
+    def find_block_to_name(self, locator: Locator) -> BlockPlace | None:
         return self.blocks.get(locator)
 
     def find_segments(self, content: Content) -> tuple[Segment, ...] | None:
@@ -68,15 +76,19 @@ class MemoryStore:
         for end in group.manifest.ends:
             if end.version_id in self.versions:  # else it ends nothing, as in the catalog
                 self.ends.setdefault(end.version_id, end)
+        self.released.update(item.content for item in group.manifest.releases)
 
-    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int) -> None:
+    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None:
         self.sealed[pack_id] = pack_bytes
 
-    def is_settled(self, pack_id: uuid.UUID) -> bool:
+    def pack_is_sealed(self, pack_id: uuid.UUID) -> bool:
         return pack_id in self.sealed
 
     def has_block(self, locator: Locator) -> bool:
         return locator in self.blocks
+
+    def was_released(self, content: Content) -> bool:
+        return content in self.released
 
     def facts(self) -> tuple[object, ...]:
         """All that is known, to compare two stores."""
@@ -85,7 +97,13 @@ class MemoryStore:
 
 def writer_for(folder: Path, store: MemoryStore, *, pack_bytes: int = 2**30) -> StoreWriter:
     return StoreWriter(
-        folder, vault_id=VAULT_ID, block_bytes=BLOCK_BYTES, pack_bytes=pack_bytes, index=store, sink=store
+        folder,
+        vault_id=VAULT_ID,
+        block_bytes=BLOCK_BYTES,
+        pack_bytes=pack_bytes,
+        index=store,
+        sink=store,
+        fence=FENCE,
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.blocks.kit import VAULT_ID, MemoryStore, check_readable, keep, writer_for
+from tests.unit.blocks.kit import FENCE, VAULT_ID, MemoryStore, check_readable, keep, writer_for
 
 from holdfast import durable
 from holdfast.blocks import DurableGroup, packfile, packformat, recover_packs
@@ -54,7 +54,7 @@ def write_left_pack(folder: Path, memory: MemoryStore) -> Path:
 
 
 def recover(folder: Path, memory: MemoryStore) -> int:
-    return recover_packs(folder, is_settled=memory.is_settled, has_block=memory.has_block, sink=memory)
+    return recover_packs(folder, known=memory, sink=memory, fence=FENCE)
 
 
 @pytest.fixture(scope="module")

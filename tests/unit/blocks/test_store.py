@@ -156,10 +156,10 @@ class Recording(MemoryStore):
         self.calls.append("told")
         super().group_durable(group)
 
-    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int) -> None:
+    def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None:
         assert self.calls[-1] == "sync"
         self.calls.append("sealed")
-        super().pack_sealed(pack_id, pack_bytes)
+        super().pack_sealed(pack_id, pack_bytes, block_bytes)
 
 
 def test_law_3_manifest_names_only_durable_blocks_and_law_1_durable_before_said(

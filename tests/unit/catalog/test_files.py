@@ -50,10 +50,10 @@ def test_law_6_a_group_told_twice_is_told_once(catalog: Catalog) -> None:
     told = group(old, version(b"a/new", content("new")), version(b"a", kind=Kind.FOLDER), version(b"e", EMPTY_CONTENT))
     told = replace(told, manifest=replace(told.manifest, ends=(VersionEnd(old.id, 50),)))
     catalog.group_durable(told)
-    catalog.pack_sealed(PACK, 20_000)
+    catalog.pack_sealed(PACK, 20_000, 15_000)
     before, versions = count(catalog), present(catalog)
     catalog.group_durable(told)
-    catalog.pack_sealed(PACK, 20_000)
+    catalog.pack_sealed(PACK, 20_000, 15_000)
     assert count(catalog) == before
     assert present(catalog) == versions
     assert before["version"] == 4

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, event
 from tests.unit.catalog.kit import SOURCE, content, evidence, group, new_pair, tell, version, write_object
 
-from holdfast.catalog import Catalog, files, proof, tapes
+from holdfast.catalog import Catalog, files, packs, proof, tapes
 from holdfast.values import Content, Locator, Sighting, VersionEnd
 
 FEW_ROWS = {"source", "pair", "cartridge", "session", "tape_object", "pack", "meta"}

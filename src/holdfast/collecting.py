@@ -1,0 +1,155 @@
+"""Collecting: the room of blocks that only released contents needed is given back.
+
+    condemn   blocks that no content names any more: from now on nothing new may name them
+    fence     wait until whoever may have found one before has ended: an archive that runs, now, is never held up
+    gather    what is still needed of a pack that is mostly waste is copied to a new one, with the names of all files
+    remove    the catalog reads from there; what nothing named meanwhile is given up; then the pack's file goes
+
+Nobody is locked out, and killed at any point, running again goes on. What is in doubt stays: a damaged pack, or a block that
+nothing ever named.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast import durable
+from holdfast.blocks.fence import Fence
+from holdfast.blocks.gather import Gathered, Gatherer
+from holdfast.blocks.packfile import pack_path
+from holdfast.blocks.recover import has_left_packs
+from holdfast.catalog import packs, releasing
+from holdfast.catalog.releasing import Waste
+from holdfast.errors import BusyError, IntegrityError
+from holdfast.reports import CollectReport, Silent, Stage, Watch, counted
+from holdfast.values import show_bytes
+from holdfast.vault import Vault, opened, owned
+
+WASTE_SHARE = 0.5
+"""A pack is collected when so much of its blocks' bytes is not needed any more: one byte is copied for each that is freed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectRequest:
+    """`everything`: packs with any waste at all; `wait`: for whoever may still name what nothing names now."""
+
+    everything: bool = False
+    wait: bool = False
+
+
+def collect(folder: Path, request: CollectRequest, watch: Watch | None = None) -> CollectReport:
+    """Give back the room of what was released; beside whoever works on the vault.
+
+    What could not be collected, as it is damaged, is in the report's errors; `waiting`, that somebody is still at work who
+    began before. Raises `BusyError` when another collection is under way, or packs of a killed run must be adopted first and
+    somebody else has the vault; and `CapacityError` when there is no room to copy what is needed.
+    """
+    watch = watch or Silent()
+    report = CollectReport(vault=str(folder))
+    with opened(folder) as vault, _alone(vault.settings.fence_folder):
+        _adopt_left(vault, report)
+        _remove_emptied(vault, report)
+        with vault.catalog.transaction() as connection:
+            releasing.condemn(connection)
+            releasing.begin_to_carry(connection)
+            wasteful = releasing.wasteful_packs(connection)
+        chosen = [item for item in wasteful if request.everything or _is_mostly_waste(item)]
+        report.wasteful_packs = len(wasteful)
+        fence = Fence(vault.settings.fence_folder)
+        if chosen and not fence.is_clear(fence.raise_(), wait=request.wait):
+            report.waiting = True
+            return report
+        with watch.stage("collect", sum(item.needed_bytes for item in chosen)) as stage:
+            _collect(vault, chosen, stage, report, watch)
+            report.stages.append(stage.done())
+    return report
+
+
+def _is_mostly_waste(item: Waste) -> bool:
+    return item.block_bytes - item.needed_bytes >= WASTE_SHARE * item.block_bytes
+
+
+@contextmanager
+def _alone(fence_folder: Path) -> Generator[None, None, None]:
+    """One collector at a time."""
+    durable.make_folder(fence_folder)
+    path = fence_folder / "collect.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BusyError("another collection is under way", place=str(path), hint="let it end") from None
+    finally:
+        os.close(descriptor)
+
+
+def _adopt_left(vault: Vault, report: CollectReport) -> None:
+    """What a killed run left may name blocks that the catalog takes for unneeded."""
+    if has_left_packs(vault.settings.packs_folder, vault.catalog):
+        with owned(vault.settings.folder, "collect", report.warnings.append):
+            pass  # whoever opens the vault to work on it adopts them
+
+
+def _collect(vault: Vault, chosen: list[Waste], stage: Stage, report: CollectReport, watch: Watch) -> None:
+    """Batch by batch: each fills one new pack, and then its packs go."""
+    left = chosen[::-1]
+    while left:
+        with Gatherer(vault.settings.packs_folder, vault.settings.id) as gatherer:
+            with vault.catalog.reading() as connection:
+                for page in releasing.releases_to_carry(connection):
+                    gatherer.add_releases(page)
+            while left and gatherer.size_bytes < vault.settings.blocks.pack_bytes:
+                _gather(vault, gatherer, left.pop(), stage, report)
+            gathered = gatherer.seal()
+        _switch(vault, gathered)
+        report.copied_bytes += gathered.block_bytes
+        removed_bytes = _remove_emptied(vault, report)
+        watch.say(f"removed {counted(report.packs, 'pack')} so far; {show_bytes(removed_bytes)} this time")
+
+
+def _gather(vault: Vault, gatherer: Gatherer, item: Waste, stage: Stage, report: CollectReport) -> None:
+    with vault.catalog.reading() as connection:
+        needed = releasing.needed_blocks(connection, item.pack_id)
+    try:
+        gatherer.add_pack(item.pack_id, needed)
+    except IntegrityError as error:
+        report.errors.append(error)
+    stage.advance(item.needed_bytes)
+
+
+def _switch(vault: Vault, gathered: Gathered) -> None:
+    """Read from the new pack, which is sealed, and give up what nothing needs: one transaction."""
+    with vault.catalog.transaction() as connection:
+        row = packs.record_pack(connection, gathered.pack_id, gathered.size_bytes)
+        packs.seal_pack(connection, gathered.pack_id, gathered.size_bytes, gathered.block_bytes)
+        releasing.record_moves(connection, row, gathered.moved)
+        releasing.record_carried(connection)
+        for pack_id in gathered.packs:
+            releasing.empty_pack(connection, pack_id)
+
+
+def _remove_emptied(vault: Vault, report: CollectReport) -> int:
+    """Remove the files of packs from which nothing is read; how many bytes they had. Theirs may be gone already."""
+    with vault.catalog.reading() as connection:
+        emptied = releasing.emptied_packs(connection)
+    for pack_id in emptied:
+        _remove(vault, pack_id)
+    if emptied:
+        durable.sync_folder(vault.settings.packs_folder)
+        with vault.catalog.transaction() as connection:
+            for pack_id in emptied:
+                releasing.forget_pack(connection, pack_id)
+    report.packs += len(emptied)
+    report.removed_bytes += sum(emptied.values())
+    return sum(emptied.values())
+
+
+def _remove(vault: Vault, pack_id: uuid.UUID) -> None:
+    pack_path(vault.settings.packs_folder, pack_id).unlink(missing_ok=True)
