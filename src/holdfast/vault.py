@@ -82,6 +82,8 @@ def _settle(settings: VaultSettings) -> None:
 
     The packs are settled where they are recovered.
     """
+    if not settings.catalog_path.parent.is_dir():
+        durable.make_folder(settings.catalog_path.parent)  # lost with the catalog in it
     durable.sync_folder(settings.folder)
     wal = settings.catalog_path.with_name(settings.catalog_path.name + "-wal")
     for path in (*settings.journals_folder.glob("*.jsonl"), *settings.catalog_path.parent.glob(wal.name)):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection
 
-from holdfast.catalog import PresentVersion, files, proof, tapes
+from holdfast.catalog import PresentVersion, files, proof, releasing, tapes
 from holdfast.cli.listing import as_fields
 from holdfast.cli.options import JsonOption, VaultOption
 from holdfast.cli.show import console, print_json, when
@@ -50,7 +50,7 @@ def _facts(
 ) -> dict[str, Any]:
     content = present.version.content
     document = as_fields(present.version)
-    document |= {"ended_ns": ended_ns, "copies": list[dict[str, Any]](), "releasable": False}
+    document |= {"ended_ns": ended_ns, "copies": list[dict[str, Any]](), "releasable": False, "released_ns": None}
     if content is None:
         return document
     for place in tapes.tape_places(connection, content):
@@ -74,6 +74,7 @@ def _facts(
                 ],
             }
         )
+    document["released_ns"] = releasing.released_ns(connection, content)
     document["releasable"] = proof.is_releasable(connection, content, virtual_counts=virtual_counts)
     return document
 
@@ -91,6 +92,8 @@ def _show(document: dict[str, Any]) -> None:
         for item in copy["evidence"]:
             outcome = "matched" if item["matched"] else f"DID NOT MATCH: {item['problem']}"
             out.print(f"    read    {when(item['read_ns'])} in drive {item['drive']}: {outcome}")
+    if document["released_ns"] is not None:
+        out.print(f"  released  from the block store {when(document['released_ns'])}")
     out.print(
         f"  release   {'two independent verified copies' if document['releasable'] else 'not allowed yet (law 4)'}"
     )

@@ -227,7 +227,7 @@ def test_law_5_a_newer_catalog_is_refused_and_left_as_it_is(path: Path) -> None:
     bare(path, "CREATE TABLE meta (name TEXT, value TEXT)", "INSERT INTO meta VALUES ('format', '4')")
     with pytest.raises(VaultError, match="another format") as caught:
         Catalog(path)
-    assert (caught.value.found, caught.value.place) == ("format 3", str(path))
+    assert (caught.value.found, caught.value.place) == ("format 4", str(path))
     assert caught.value.hint
     assert bare(path, "SELECT name FROM sqlite_master") == [("meta",)]
 
