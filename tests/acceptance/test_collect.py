@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
 
+from holdfast import collecting
 from holdfast.blocks import BlockReader
 from holdfast.catalog import Catalog, files, packs, tapes
 from holdfast.cli.app import run
@@ -24,7 +27,9 @@ from holdfast.reports import ReleaseReport
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.scrubbing import ScrubRequest, scrub
 from holdfast.testing import flip_bit
+from holdfast.trees.keep import TreeKeeper
 from holdfast.trees.storing import StoringRecorder
+from holdfast.values import Source
 from holdfast.vault import opened
 from holdfast.work import vault_lock
 
@@ -277,6 +282,45 @@ def test_a_writer_that_found_a_block_before_is_waited_for(
             assert b"".join(map(bytes, reader.read(segments))) == (first / "large").read_bytes()
 
 
+@pytest.mark.parametrize("commits", ["before", "after"])
+def test_a_writer_that_begins_amid_a_collection_finds_nothing_that_goes(
+    vault: Path, nights: tuple[Path, Path], tmp_path: Path, commits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps the same bytes under another name, and commits before or after the collection reads from the new place."""
+    first, _ = nights
+    other = tmp_path / "other"
+    shutil.copytree(first, other)
+    gather, begun = collecting._gather, list[str]()
+    with ExitStack() as session:
+
+        def amid(*arguments: Any) -> None:
+            if not begun:
+                begun.append("writer")
+                writing = session.enter_context(opened(vault))
+                writer = session.enter_context(writing.store_writer())
+                keeper = TreeKeeper(
+                    writing.catalog,
+                    Source(uuid.uuid4(), "other", "host", os.fsencode(other)),
+                    StoringRecorder(writing.catalog, writer, lambda _: None),
+                    recheck=False,
+                    leave_out=(0, 0),
+                    progress=lambda _: None,
+                )
+                keeper.keep(b"")
+                if commits == "before":
+                    writer.barrier()
+            gather(*arguments)
+
+        monkeypatch.setattr(collecting, "_gather", amid)
+        released(vault, "first")
+        report = collect(vault, EVERYTHING)
+        assert (report.waiting, begun) == (False, ["writer"])
+    assert collect(vault, EVERYTHING).waiting is False
+    back = restore(vault, RestoreRequest(to=tmp_path / "back", patterns=("other",), origin="store"))
+    assert (back.exit_code(), back.errors) == (0, [])
+    assert differences(other, tmp_path / "back/other") == []
+
+
 def test_a_reader_goes_on_while_packs_are_collected_under_it(vault: Path, nights: tuple[Path, Path]) -> None:
     _, second = nights
     with opened(vault) as reading, reading.store_reader() as reader:
@@ -325,9 +369,7 @@ def test_law_7_a_damaged_pack_stays_until_it_is_repaired(
 
 def test_two_collections_at_once_are_refused(vault: Path, nights: tuple[Path, Path]) -> None:
     del nights
-    from holdfast.collecting import _alone
-
-    with _alone(vault / "fence"), pytest.raises(BusyError, match="another collection"):
+    with collecting._alone(vault / "fence"), pytest.raises(BusyError, match="another collection"):
         collect(vault, EVERYTHING)
     assert collect(vault, EVERYTHING).exit_code() == 0
 
