@@ -110,6 +110,7 @@ def _collect(vault: Vault, chosen: list[Waste], stage: Stage, report: CollectRep
             gathered = gatherer.seal()
         _switch(vault, gathered)
         report.copied_bytes += gathered.block_bytes
+        report.written_bytes += gathered.size_bytes
         removed_bytes = _remove_emptied(vault, report)
         watch.say(f"removed {counted(report.packs, 'pack')} so far; {show_bytes(removed_bytes)} this time")
 

@@ -255,6 +255,8 @@ class ScrubReport(Report):
 class CollectReport(Report):
     """What `collect` gave back: `packs` were removed, of `wasteful_packs` in which something is not needed any more.
 
+    `copied_bytes` of needed blocks, with the names of files, became packs of `written_bytes`.
+
     `waiting`: nothing was, as somebody is still at work who may name what nothing names now.
     """
 
@@ -262,6 +264,7 @@ class CollectReport(Report):
     wasteful_packs: int = 0
     removed_bytes: int = 0
     copied_bytes: int = 0
+    written_bytes: int = 0
     waiting: bool = False
 
 

@@ -103,7 +103,7 @@ def _show_collect(report: CollectReport, folder: Path) -> None:
         out.print("no room was given back yet: somebody is at work who began earlier")
         out.print(f"  when they have ended: holdfast collect --vault {folder}")
         return
-    freed_bytes = report.removed_bytes - report.copied_bytes
+    freed_bytes = report.removed_bytes - report.written_bytes
     out.print(
         f"removed {counted(report.packs, 'pack')} ({show_bytes(report.removed_bytes)}), copied "
         f"{show_bytes(report.copied_bytes)} that is needed: {show_bytes(freed_bytes)} are free"
