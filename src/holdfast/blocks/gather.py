@@ -19,7 +19,7 @@ from blake3 import blake3
 from holdfast import durable
 from holdfast.blocks import manifest as manifests
 from holdfast.blocks.manifest import Manifest
-from holdfast.blocks.packfile import PackWriter, pack_path, read_index, read_record
+from holdfast.blocks.packfile import PackWriter, list_records, pack_path, read_record
 from holdfast.blocks.packformat import RecordType
 from holdfast.blocks.scrub import look_at_block
 from holdfast.errors import IntegrityError
@@ -78,7 +78,7 @@ class Gatherer:
         try:
             for place in needed:
                 self._result.moved[place] = self._copy_block(descriptor, place)
-            for entry in read_index(descriptor, pack_id):
+            for entry in list_records(descriptor, pack_id):
                 if entry.type is RecordType.MANIFEST:
                     self._append_manifest(read_record(descriptor, pack_id, entry))
         except (IntegrityError, OSError) as error:

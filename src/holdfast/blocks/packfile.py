@@ -334,6 +334,22 @@ def read_index(descriptor: int, pack_id: uuid.UUID) -> list[IndexEntry]:
     return list(packformat.decode_index(read_payload(descriptor, header)))
 
 
+def list_records(descriptor: int, pack_id: uuid.UUID) -> list[IndexEntry]:
+    """What is in a sealed pack: by its index, or, if that is damaged, by its records, which then must be there all of them.
+
+    Raises `IntegrityError` when nobody can tell.
+    """
+    try:
+        return read_index(descriptor, pack_id)
+    except IntegrityError as error:
+        footer = read_footer(descriptor)
+        found = [record.header for record in scan_pack(descriptor, pack_id)]
+        begins = [header.offset_bytes for header in found] + [footer.index_offset if footer else -1]
+        if begins != [packformat.SUPERBLOCK_BYTES, *(header.end_offset for header in found)]:
+            raise error
+        return [IndexEntry(h.type, h.offset_bytes, h.payload_bytes, h.blake3) for h in found]
+
+
 def read_record(descriptor: int, pack_id: uuid.UUID, entry: IndexEntry) -> bytes:
     """The payload of a record that the index tells of. Raises `IntegrityError` when it is not whole any more."""
     header = _whole_record(descriptor, pack_id, entry.offset_bytes)

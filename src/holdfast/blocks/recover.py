@@ -171,13 +171,22 @@ def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink) -> _Adopted | 
             durable.sync_folder(pack.path.parent)
             return None
         sink.group_durable(_group(pack, descriptor, Manifest((), ()), _places(found)))
-        was_sealed = packfile.read_footer(descriptor) is not None
+        was_sealed = _is_sealed(descriptor, pack.id)
         if not was_sealed:
             with durable.disk_full_explained(pack.path):
                 packfile.seal_scanned(descriptor, pack.id, found)
     headers = tuple(record.header for record in found if record.header.type is RecordType.MANIFEST)
     sizes = (record.header.payload_bytes for record in found if record.header.type is RecordType.BLOCK)
     return _Adopted(pack, headers, sum(sizes), was_sealed)
+
+
+def _is_sealed(descriptor: int, pack_id: uuid.UUID) -> bool:
+    """Whether the pack ends with an index and a footer: power that was cut amid the sealing may have left either."""
+    try:
+        packfile.read_index(descriptor, pack_id)
+    except IntegrityError:
+        return False
+    return True
 
 
 def _was_never_whole(descriptor: int, pack_id: uuid.UUID, known: Known) -> bool:

@@ -19,6 +19,7 @@ from holdfast.blocks import packfile
 from holdfast.blocks.packfile import PackReader, PackWriter
 from holdfast.blocks.packformat import RecordType
 from holdfast.errors import CapacityError, IntegrityError
+from holdfast.testing import flip_bit
 from holdfast.values import BlockPlace, Locator
 
 
@@ -233,3 +234,24 @@ def test_a_short_write_of_the_kernel_is_completed(
     writer.seal()
     assert bytes(reader.read(place, 0, len(data))) == data
     assert bytes(reader.read(second, 0, 4)) == b"next"
+
+
+def test_a_damaged_index_is_made_up_for_by_records_that_are_all_there(tmp_path: Path) -> None:
+    writer = PackWriter(tmp_path, vault_id=uuid.uuid4(), pack_id=uuid.uuid4(), created_ns=1)
+    for number in range(3):
+        payload = bytes([number]) * 70_000
+        writer.append(RecordType.BLOCK, blake3(payload).digest(), memoryview(payload))
+    index_offset = writer.size_bytes
+    writer.seal()
+    with writer.path.open("r+b") as file:
+        whole = packfile.list_records(file.fileno(), writer.pack_id)
+        assert whole == packfile.read_index(file.fileno(), writer.pack_id)
+        assert len(whole) == 3
+    flip_bit(writer.path, index_offset + 200)
+    with writer.path.open("rb") as file:
+        with pytest.raises(IntegrityError, match="damaged index"):
+            packfile.read_index(file.fileno(), writer.pack_id)
+        assert packfile.list_records(file.fileno(), writer.pack_id) == whole
+    flip_bit(writer.path, whole[1].offset_bytes + 5000)
+    with writer.path.open("rb") as file, pytest.raises(IntegrityError, match="damaged index"):
+        packfile.list_records(file.fileno(), writer.pack_id)

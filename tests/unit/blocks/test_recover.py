@@ -326,3 +326,23 @@ def test_a_manifest_that_is_whole_and_makes_no_sense_is_an_error(tmp_path: Path)
     with pytest.raises(IntegrityError, match="damaged manifest"):
         recover(tmp_path, MemoryStore())
     assert writer.path.exists()
+
+
+def test_a_footer_without_its_index_is_sealed_again(left: tuple[Path, MemoryStore], tmp_path: Path) -> None:
+    """Power was cut amid the sealing: pages reach the disk in any order."""
+    path, _ = left
+    copied = tmp_path / path.name
+    shutil.copyfile(path, copied)
+    memory = MemoryStore()
+    recover(tmp_path, memory)
+    with copied.open("rb") as file:
+        footer = packfile.read_footer(file.fileno())
+    assert footer is not None
+    with copied.open("r+b") as file:
+        file.seek(footer.index_offset)
+        file.write(bytes(512))
+    memory = MemoryStore()
+    recover(tmp_path, memory)
+    assert_sealed(copied, memory)
+    with copied.open("rb") as file:
+        assert packfile.read_index(file.fileno(), uuid.UUID(copied.stem))
