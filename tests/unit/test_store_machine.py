@@ -221,5 +221,5 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+TestStore.settings = settings(max_examples=15, stateful_step_count=40, deadline=None)
 TestStore.pytestmark = [pytest.mark.timeout(300)]
