@@ -46,12 +46,12 @@ LEGAL_MOVES = MappingProxyType(
 )
 
 
-def check_move(current: BlockState, wanted: BlockState, block: str) -> None:
-    """Raise `BlockStateError` unless a block may go from `current` to `wanted`."""
+def check_move(current: BlockState, wanted: BlockState, block: object) -> None:
+    """Raise `BlockStateError` that names `block` unless one may go from `current` to `wanted`."""
     if wanted not in LEGAL_MOVES[current]:
         raise BlockStateError(
             f"a {current.value} block does not become {wanted.value}",
-            place=block,
+            place=str(block),
             expected=" or ".join(sorted(state.value for state in LEGAL_MOVES[current])) or "no further step",
             found=wanted.value,
         )
@@ -285,7 +285,7 @@ class BufferBlock:
         with self._lock:
             if self.state is BlockState.WRITABLE and self.size_bytes == 0:
                 raise BlockStateError("a block without bytes has no name", place=str(self))
-            check_move(self.state, BlockState.PENDING, str(self))
+            check_move(self.state, BlockState.PENDING, self)
             if self.locator is None:
                 self.locator = self._named()
             self._move(BlockState.PENDING, Hold.ON_ITS_WAY)
@@ -330,15 +330,18 @@ class BufferBlock:
         with self._lock:
             if self.state is BlockState.DELETED:
                 return False
-            check_move(self.state, state, str(self))
+            if self.is_writable and self._pins == 0 and state is BlockState.DELETED:
+                self._give_back()  # the pool knows of no hold
+            else:
+                check_move(self.state, state, self)
+                self._let_go()
             self.state = state
             self._claims.clear()
             self._hasher = None
-            self._let_go()
             return True
 
     def _move(self, state: BlockState, hold: Hold) -> None:
-        check_move(self.state, state, str(self))
+        check_move(self.state, state, self)
         self.state = state
         self._pool.set_hold(self, hold)
 
@@ -347,6 +350,10 @@ class BufferBlock:
             return
         self._pool.set_hold(self, Hold.PINNED if self._pins else None)
         if self._pins == 0:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._slabs:
             self._pool.give_back(self._slabs)
             self._slabs = []
             self.slab_count = 0

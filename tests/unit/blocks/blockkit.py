@@ -7,6 +7,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import pytest
 from blake3 import blake3
 
 from holdfast.blocks import BlockManager, MemoryKeeper, SlabPool
@@ -105,6 +106,13 @@ def descriptors() -> int:
 
 def block_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("block-")]
+
+
+@contextmanager
+def interrupted(kind: type[BaseException]) -> Generator[None, None, None]:
+    """What is inside ends with an exception of `kind` of the caller's own."""
+    with pytest.raises(kind):
+        yield
 
 
 @contextmanager
