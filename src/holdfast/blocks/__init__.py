@@ -7,7 +7,7 @@ The room does not know the catalog: it asks an index for places (`BlockIndex`) a
 (`GroupSink`). No tape, no network, no user's files may come in.
 """
 
-from holdfast.blocks.bufferblock import BlockState, BufferBlock, View
+from holdfast.blocks.bufferblock import BlockState, BufferBlock
 from holdfast.blocks.committer import Backoff
 from holdfast.blocks.content import ContentWriter
 from holdfast.blocks.keeper import BlockKeeper, MemoryKeeper
@@ -18,6 +18,7 @@ from holdfast.blocks.reader import BlockIndex, BlockReader, ContentFile
 from holdfast.blocks.recover import recover_packs
 from holdfast.blocks.slabs import SlabPool, process_pool
 from holdfast.blocks.store import DurableGroup, GroupSink, StoreWriter
+from holdfast.blocks.views import View
 
 __all__ = [
     "Backoff",

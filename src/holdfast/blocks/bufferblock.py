@@ -13,14 +13,15 @@ given back; ERROR was not taken by the store and keeps its bytes, so that it can
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 
 from blake3 import blake3
 
 from holdfast.blocks.slabs import Hold, SlabPool
+from holdfast.blocks.views import Parts, View
 from holdfast.errors import BlockFailure, BlockStateError
 from holdfast.values import BLOCK_LIMIT_BYTES, Locator
 
@@ -67,50 +68,6 @@ class Claim:
     length_bytes: int
 
 
-class View:
-    """Bytes of a block to look at, without a copy where they lie in one piece; use as a context manager.
-
-    `data` is good until the end of the `with` (or `release`), and so is every slice of it: its memory is not reused
-    before. Raises `BufferError` at the end when something else, an array perhaps, still rests on `data`; the memory
-    stays as it is then.
-    """
-
-    __slots__ = ("_unpin", "data")
-
-    def __init__(self, data: memoryview, unpin: Callable[[], None] | None = None) -> None:
-        self.data = data
-        self._unpin = unpin
-
-    def __enter__(self) -> memoryview:
-        return self.data
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.release()
-
-    def release(self) -> None:
-        """Look no more. A second time does nothing."""
-        self.data.release()
-        unpin, self._unpin = self._unpin, None
-        if unpin is not None:
-            unpin()
-
-
-class Parts:
-    """All the bytes of a sealed block, slab by slab, pinned as a `View` is; use as a context manager."""
-
-    __slots__ = ("_unpin", "parts")
-
-    def __init__(self, parts: list[memoryview], unpin: Callable[[], None]) -> None:
-        self.parts = parts
-        self._unpin = unpin
-
-    def __enter__(self) -> list[memoryview]:
-        return self.parts
-
-    def __exit__(self, *_: object) -> None:
-        self._unpin()
-
-
 class BufferBlock:
     """Up to `limit_bytes` that belong to `owner`, who is named in errors. For any number of threads.
 
@@ -126,6 +83,7 @@ class BufferBlock:
         "_lock",
         "_pins",
         "_pool",
+        "_slab_bytes",
         "_slabs",
         "content_offset",
         "error",
@@ -157,6 +115,7 @@ class BufferBlock:
         self.error: BaseException | None = None
         self.sealed_early = False
         self._pool = pool
+        self._slab_bytes = pool.slab_bytes
         self._lock = threading.Lock()
         self._slabs: list[memoryview] = []
         self._claims: list[Claim] = []
@@ -205,7 +164,7 @@ class BufferBlock:
             with self._lock:
                 if self.state is not BlockState.WRITABLE:
                     return 0
-                there = (self.slab_count + len(slabs)) * self._pool.slab_bytes  # another thread may have taken some
+                there = (self.slab_count + len(slabs)) * self._slab_bytes  # another thread may have taken some
                 count = min(len(data), self.room_bytes, there - self.size_bytes)
                 self._take_in(slabs, count)
                 self._copy_in(data[:count])
@@ -244,21 +203,26 @@ class BufferBlock:
             raise BlockStateError("bytes are appended to a writable block only", place=str(self))
 
     def _slabs_missing(self, length_bytes: int) -> int:
-        return self._pool.slabs_for(min(self.size_bytes + length_bytes, self.limit_bytes)) - self.slab_count
+        end = self.size_bytes + length_bytes
+        if end > self.limit_bytes:
+            end = self.limit_bytes
+        return -(-end // self._slab_bytes) - self.slab_count
 
     def _take_in(self, slabs: list[memoryview], length_bytes: int) -> None:
         count = self._slabs_missing(length_bytes)
         if count > 0:
-            self._slabs.extend(slabs[:count])
-            del slabs[:count]
+            taken = slabs[:count]
+            del slabs[:count]  # first: an interrupt between the two must not leave a slab with two owners
+            self._slabs += taken
             self.slab_count += count
 
     def _copy_in(self, data: memoryview) -> None:
-        slab_bytes, start, end = self._pool.slab_bytes, 0, len(data)
+        slab_bytes, start, end = self._slab_bytes, 0, len(data)
         while start < end:
             number, inside = divmod(self.size_bytes, slab_bytes)
             count = min(slab_bytes - inside, end - start)
-            self._slabs[number][inside : inside + count] = data[start : start + count]
+            whole = count == end  # the usual case of small contents
+            self._slabs[number][inside : inside + count] = data if whole else data[start : start + count]
             self.size_bytes += count
             start += count
             if inside + count == slab_bytes and self.size_bytes > self._hash_after_bytes:
@@ -292,9 +256,9 @@ class BufferBlock:
             return self.locator
 
     def _named(self) -> Locator:
-        whole = self.size_bytes // self._pool.slab_bytes
+        whole = self.size_bytes // self._slab_bytes
         hasher = self._hash_slabs(whole)
-        tail = self.size_bytes - whole * self._pool.slab_bytes
+        tail = self.size_bytes - whole * self._slab_bytes
         if tail:
             hasher.update(self._slabs[whole][:tail])
         self._hasher = None
@@ -353,10 +317,10 @@ class BufferBlock:
             self._give_back()
 
     def _give_back(self) -> None:
-        if self._slabs:
-            self._pool.give_back(self._slabs)
-            self._slabs = []
-            self.slab_count = 0
+        slabs, self._slabs = self._slabs, []  # first, as in `_take_in`
+        self.slab_count = 0
+        if slabs:
+            self._pool.give_back(slabs)
 
     # -- looking
 
@@ -370,7 +334,7 @@ class BufferBlock:
                 raise ValueError(f"bytes {offset} to {offset + length} of {self}")
             if self.state is BlockState.COMMITTED or self.state is BlockState.DELETED:
                 return None
-            slab_bytes = self._pool.slab_bytes
+            slab_bytes = self._slab_bytes
             number, inside = divmod(offset, slab_bytes)
             if inside + length <= slab_bytes and length:
                 self._pins += 1
@@ -386,7 +350,7 @@ class BufferBlock:
             return Parts(self._ranges(0, self.size_bytes), self._unpin)
 
     def _ranges(self, offset: int, length: int) -> list[memoryview]:
-        slab_bytes, end, found = self._pool.slab_bytes, offset + length, list[memoryview]()
+        slab_bytes, end, found = self._slab_bytes, offset + length, list[memoryview]()
         while offset < end:
             number, inside = divmod(offset, slab_bytes)
             count = min(slab_bytes - inside, end - offset)

@@ -122,6 +122,7 @@ class Committer:
         self._sync_lock = threading.Lock()
         self._flights: dict[Locator, Flight] = {}
         self._unsynced: list[Flight] = []
+        self._unsynced_bytes = 0
         self._failed: dict[BufferBlock, None] = {}
         self._lost_syncs = 0
         self._sync_requested = False
@@ -243,8 +244,7 @@ class Committer:
             self._gather()
 
     def _is_much_unsynced(self) -> bool:
-        with self._lock:
-            return sum(flight.locator.size_bytes for flight in self._unsynced) >= SYNC_BYTES
+        return self._unsynced_bytes >= SYNC_BYTES
 
     def _put(self, flight: Flight) -> None:
         """Put a flight, as often as it takes and may."""
@@ -265,6 +265,7 @@ class Committer:
             with self._lock:
                 if lost_syncs == self._lost_syncs:  # else a sync failed meanwhile and may have lost it
                     self._unsynced.append(flight)
+                    self._unsynced_bytes += flight.locator.size_bytes
                     return
 
     def _source_or_drop(self, flight: Flight) -> BufferBlock | None:
@@ -302,12 +303,13 @@ class Committer:
             self._is_store_down = False
             with self._lock:
                 del self._unsynced[: len(batch)]
+                self._unsynced_bytes -= sum(flight.locator.size_bytes for flight in batch)
             self._settle(batch, None)
 
     def _sync_failed(self, error: BaseException) -> None:
         with self._lock:
             self._lost_syncs += 1
-            lost, self._unsynced = self._unsynced, []
+            lost, self._unsynced, self._unsynced_bytes = self._unsynced, [], 0
         again: list[Flight] = []
         for flight in lost:
             flight.tries += 1

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from holdfast.blocks.bufferblock import BlockState, BufferBlock, View
+from holdfast.blocks.bufferblock import BlockState, BufferBlock
 from holdfast.blocks.committer import Backoff, Committer
 from holdfast.blocks.content import ContentWriter
 from holdfast.blocks.keeper import BlockKeeper
@@ -23,6 +23,7 @@ from holdfast.blocks.packing import Packer
 from holdfast.blocks.readcache import Fetched, ReadCache, SingleFlight
 from holdfast.blocks.register import WritableBlocks
 from holdfast.blocks.slabs import Holder, SlabPool, process_pool
+from holdfast.blocks.views import View
 from holdfast.errors import BlockFailure, BlockStateError, NotKeptError
 from holdfast.values import BLOCK_LIMIT_BYTES, Locator
 
@@ -160,8 +161,9 @@ class BlockManager:
         if wait:
             self._settle([block])
 
-    def _seal_and_submit(self, block: BufferBlock) -> None:
+    def _seal_and_submit(self, block: BufferBlock, *, early: bool = False) -> None:
         if self._writable.claim(block, to_seal=True):
+            block.sealed_early = early
             block.seal()
             self._committer.submit(block)
             self._writable.sealed(block)
@@ -233,8 +235,7 @@ class BlockManager:
     def commit_early(self, block: Holder) -> None:
         """Commit a block as it is, unless somebody has sealed it by now."""
         assert isinstance(block, BufferBlock), "the pool gives back what it was given"
-        block.sealed_early = True
-        self._seal_and_submit(block)
+        self._seal_and_submit(block, early=True)
 
     def retry_failed(self) -> None:
         """Send every block that failed on its way again."""

@@ -16,6 +16,9 @@ from holdfast.blocks.slabs import SlabPool
 SHARED_CONTENTS = 8192
 """A shared block is full when it holds so many contents: what is remembered of them is bounded, too."""
 
+_Packed = tuple[BufferBlock | None, int, int]
+"""(shared block, offset in it, 0), or (None, 0, slabs that are missing)."""
+
 
 class Packer:
     """Copies small contents from blocks of their own into shared ones. For any number of threads.
@@ -49,28 +52,31 @@ class Packer:
         slabs: list[memoryview] = []
         try:
             while self._blocks.claim(content):
-                shared = missing = None
-                try:
-                    shared, offset, missing = self._try_pack(content, slabs)
-                finally:
-                    if shared is None:
-                        self._blocks.add(content)
+                shared, offset, missing = self._pack_or_put_back(content, slabs)
                 if shared is not None:
                     content.delete()
                     return shared, offset
                 if missing:  # wait with nothing in hand, and with the content free to be committed early
-                    self._pool.give_back(slabs)
-                    slabs.clear()
+                    given, slabs = slabs, []
+                    self._pool.give_back(given)
                     slabs = self._pool.take(missing)
             return None
         finally:
             if slabs:
                 self._pool.give_back(slabs)
 
-    def _try_pack(self, content: BufferBlock, slabs: list[memoryview]) -> tuple[BufferBlock | None, int, int]:
-        """(shared block, offset, 0), or (None, 0, slabs that are missing)."""
+    def _pack_or_put_back(self, content: BufferBlock, slabs: list[memoryview]) -> _Packed:
+        packed: _Packed = (None, 0, 0)
+        try:
+            packed = self._try_pack(content, slabs)
+        finally:
+            if packed[0] is None and not self._blocks.put_back(content):
+                content.delete()
+        return packed
+
+    def _try_pack(self, content: BufferBlock, slabs: list[memoryview]) -> _Packed:
         length = content.size_bytes
-        if self._is_full(self._shared, length):
+        if self._shared is not None and self._is_full(self._shared, length):
             self._wait_for_room()
         with content.parts() as parts, self._lock:
             shared = self._shared_for(length)
@@ -84,19 +90,19 @@ class Packer:
 
     def _shared_for(self, length_bytes: int) -> BufferBlock:
         shared = self._shared
-        if shared is None or self._is_full(shared, length_bytes):
-            sealed = self._seal()
-            if sealed is not None:
-                self._submit(sealed)
-                self._blocks.sealed(sealed)
-            shared = self._shared = BufferBlock(self._pool, "shared block", self._block_bytes)
-            self._blocks.add(shared)
+        if shared is not None and not self._is_full(shared, length_bytes):
+            return shared
+        sealed = self._seal()
+        if sealed is not None:
+            self._submit(sealed)
+            self._blocks.sealed(sealed)
+        shared = self._shared = BufferBlock(self._pool, "shared block", self._block_bytes)
+        self._blocks.add(shared)
         return shared
 
-    def _is_full(self, shared: BufferBlock | None, length_bytes: int) -> bool:
-        return shared is not None and (
-            shared.room_bytes < length_bytes or shared.claim_count >= SHARED_CONTENTS or not shared.is_writable
-        )
+    def _is_full(self, shared: BufferBlock, length_bytes: int) -> bool:
+        has_room = shared.size_bytes + length_bytes <= self._block_bytes and shared.claim_count < SHARED_CONTENTS
+        return not (has_room and shared.is_writable)
 
     def take_sealed(self) -> BufferBlock | None:
         """The shared block, sealed, if it holds anything; the caller submits it, and tells the register."""

@@ -36,6 +36,13 @@ class WritableBlocks:
                 self._being_sealed.add(block)
             return True
 
+    def put_back(self, block: BufferBlock) -> bool:
+        """A block that was claimed is not sealed after all. False when the register is closed: it is the caller's."""
+        with self._lock:
+            if not self._is_closed:
+                self._blocks[block] = False
+            return not self._is_closed
+
     def sealed(self, block: BufferBlock) -> None:
         with self._lock:
             self._being_sealed.discard(block)
@@ -53,9 +60,9 @@ class WritableBlocks:
             return [block for block in self._blocks if block.slab_count]
 
     def close(self) -> list[BufferBlock]:
-        """Take no more blocks; returns those that were left."""
+        """Take no more blocks; returns those that were left, also amid being sealed."""
         with self._lock:
             self._is_closed = True
-            left = list(self._blocks)
+            left = [*self._blocks, *self._being_sealed]
             self._blocks.clear()
             return left
