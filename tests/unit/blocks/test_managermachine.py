@@ -72,7 +72,7 @@ class ManagerMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         self.store = FaultyStore()
-        self.pool = SlabPool(20 * PIECE)
+        self.pool = SlabPool(8 * PIECE)
         self.acked: list[tuple[bytes, tuple[Segment, ...]]] = []
         self.number = 0
         self.begin()
@@ -113,14 +113,11 @@ class ManagerMachine(RuleBasedStateMachine):
 
     # -- contents
 
-    @rule()
-    def open_content(self) -> None:
-        self.open.append((self.manager.content(f"file {len(self.open)}"), bytearray()))
-
-    @precondition(lambda self: self.open)
-    @rule(choose=st.data(), size=st.sampled_from(SIZES), is_new=st.booleans())
-    def write(self, choose: st.DataObject, size: int, is_new: bool) -> None:
-        content, written = choose.draw(st.sampled_from(self.open))
+    @rule(choose=st.data(), size=st.sampled_from(SIZES), is_new=st.booleans(), is_first=st.booleans())
+    def write(self, choose: st.DataObject, size: int, is_new: bool, is_first: bool) -> None:
+        if is_first or not self.open:
+            self.open.append((self.manager.content(f"file {self.number}"), bytearray()))
+        content, written = self.open[-1] if is_first else choose.draw(st.sampled_from(self.open))
         data = self.new_bytes(size) if is_new else noise(size)
         try:
             assert content.write(data) == size
@@ -153,14 +150,11 @@ class ManagerMachine(RuleBasedStateMachine):
 
     # -- blocks
 
-    @rule()
-    def alloc(self) -> None:
-        self.blocks.append((self.manager.alloc(f"block {len(self.blocks)}"), bytearray()))
-
-    @precondition(lambda self: self.blocks)
-    @rule(choose=st.data(), size=st.sampled_from(SIZES))
-    def append(self, choose: st.DataObject, size: int) -> None:
-        block, written = choose.draw(st.sampled_from(self.blocks))
+    @rule(choose=st.data(), size=st.sampled_from(SIZES), is_first=st.booleans())
+    def append(self, choose: st.DataObject, size: int, is_first: bool) -> None:
+        if is_first or not self.blocks:
+            self.blocks.append((self.manager.alloc(f"block {self.number}"), bytearray()))
+        block, written = self.blocks[-1] if is_first else choose.draw(st.sampled_from(self.blocks))
         if not (block.is_writable or block.sealed_early):
             return
         data = self.new_bytes(size)
@@ -263,4 +257,4 @@ class ManagerMachine(RuleBasedStateMachine):
 
 
 TestManagerMachine = ManagerMachine.TestCase
-TestManagerMachine.settings = settings(max_examples=40, stateful_step_count=30)
+TestManagerMachine.settings = settings(max_examples=60, stateful_step_count=40)
