@@ -98,6 +98,6 @@ def _recover_store(settings: VaultSettings, catalog: Catalog) -> None:
     recover_packs(
         settings.packs_folder,
         is_settled=catalog.pack_is_sealed,
-        has_block=lambda locator: catalog.find_block(locator) is not None,
+        find_block=catalog.find_block,
         sink=catalog,
     )

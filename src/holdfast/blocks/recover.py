@@ -25,6 +25,8 @@ from holdfast.blocks.store import DurableGroup, GroupSink
 from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace, Locator
 
+FindBlock = Callable[[Locator], BlockPlace | None]
+
 
 @dataclass(frozen=True, slots=True)
 class _LeftPack:
@@ -36,18 +38,18 @@ class _LeftPack:
 
 
 def recover_packs(
-    folder: Path, *, is_settled: Callable[[uuid.UUID], bool], has_block: Callable[[Locator], bool], sink: GroupSink
+    folder: Path, *, is_settled: Callable[[uuid.UUID], bool], find_block: FindBlock, sink: GroupSink
 ) -> int:
     """Adopt and seal every pack that `is_settled` (sealed, and known to be) does not know; returns how many.
 
-    `has_block` says whether a block is durable; it must know of those that the sink was just told of. A manifest that
+    `find_block` says where a durable block lies; it must know of those that the sink was just told of. A manifest that
     names a block found nowhere is left out: power was cut before its group was whole, and nobody was told of it. A pack in which not even one record was ever
-    whole is removed; one that a living writer owns is left alone.
+    whole is removed, unless its block is said to lie there; one that a living writer owns is left alone.
     """
     left = sorted(_left_packs(folder, is_settled), key=lambda pack: (pack.created_ns, pack.id))
     # every pack's blocks first, as a manifest may name those of any pack; versions before ends, as those name them
-    found = [(pack, headers) for pack in left if (headers := _adopt_blocks(pack, has_block, sink)) is not None]
-    whole = [(pack, _adopt_versions(pack, headers, has_block, sink)) for pack, headers in found]
+    found = [(pack, headers) for pack in left if (headers := _adopt_blocks(pack, find_block, sink)) is not None]
+    whole = [(pack, _adopt_versions(pack, headers, find_block, sink)) for pack, headers in found]
     for pack, headers in whole:
         _adopt_ends(pack, headers, sink)
     for pack, _ in whole:
@@ -96,9 +98,7 @@ def _opened(path: Path) -> Generator[int, None, None]:
         os.close(descriptor)
 
 
-def _adopt_blocks(
-    pack: _LeftPack, has_block: Callable[[Locator], bool], sink: GroupSink
-) -> tuple[RecordHeader, ...] | None:
+def _adopt_blocks(pack: _LeftPack, find_block: FindBlock, sink: GroupSink) -> tuple[RecordHeader, ...] | None:
     """Tell the sink of the pack's blocks and put an end to the pack; returns the heads of its manifests.
 
     None when there is nothing in it, or a living writer owns it.
@@ -112,7 +112,7 @@ def _adopt_blocks(
         durable.sync_folder(pack.path.parent)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         found = list(packfile.scan_pack(descriptor, pack.id))
-        if not found and _was_never_whole(descriptor, pack.id, has_block):
+        if not found and _was_never_whole(descriptor, pack.id, find_block):
             pack.path.unlink()
             durable.sync_folder(pack.path.parent)
             return None
@@ -123,8 +123,8 @@ def _adopt_blocks(
         return tuple(record.header for record in found if record.header.type is RecordType.MANIFEST)
 
 
-def _was_never_whole(descriptor: int, pack_id: uuid.UUID, has_block: Callable[[Locator], bool]) -> bool:
-    """Whether the pack ends within its first record, and that is no block which the store counts on."""
+def _was_never_whole(descriptor: int, pack_id: uuid.UUID, find_block: FindBlock) -> bool:
+    """Whether the pack ends within its first record, and that is no block which the store counts on finding here."""
     size, offset = os.fstat(descriptor).st_size, packformat.SUPERBLOCK_BYTES
     if size < offset + packformat.HEADER_BYTES:
         return True
@@ -134,7 +134,10 @@ def _was_never_whole(descriptor: int, pack_id: uuid.UUID, has_block: Callable[[L
     except IntegrityError:
         return False  # something lies here that cannot be read any more; it is not ours to throw away
     is_torn = header.type is RecordType.BLOCK and header.end_offset > size
-    return is_torn and not has_block(FoundRecord(header).place().locator)
+    if not is_torn:
+        return False
+    known = find_block(FoundRecord(header).place().locator)
+    return known is None or known.pack_id != pack_id  # a repair that was cut off was of a block that lies elsewhere
 
 
 def _places(found: list[FoundRecord]) -> tuple[BlockPlace, ...]:
@@ -151,14 +154,14 @@ def _group(pack: _LeftPack, descriptor: int, manifest: Manifest, blocks: tuple[B
 
 
 def _adopt_versions(
-    pack: _LeftPack, headers: tuple[RecordHeader, ...], has_block: Callable[[Locator], bool], sink: GroupSink
+    pack: _LeftPack, headers: tuple[RecordHeader, ...], find_block: FindBlock, sink: GroupSink
 ) -> tuple[RecordHeader, ...]:
     """Tell the sink of the versions of every whole group; returns the heads of those groups' manifests."""
     whole: list[RecordHeader] = []
     with _opened(pack.path) as descriptor:
         for header in headers:
             manifest = manifests.decode(packfile.read_payload(descriptor, header))
-            if all(has_block(s.locator) for v in manifest.versions for s in v.segments):
+            if all(find_block(s.locator) is not None for v in manifest.versions for s in v.segments):
                 sink.group_durable(_group(pack, descriptor, Manifest(manifest.sources, manifest.versions)))
                 whole.append(header)
     return tuple(whole)
