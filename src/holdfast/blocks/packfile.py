@@ -318,3 +318,14 @@ def seal_scanned(descriptor: int, pack_id: uuid.UUID, found: list[FoundRecord]) 
     ]
     end = packformat.aligned(os.fstat(descriptor).st_size)
     write_seal(descriptor, pack_id, index, end)
+
+
+def read_index(descriptor: int, pack_id: uuid.UUID) -> list[IndexEntry]:
+    """What a sealed pack says is in it. Raises `IntegrityError` when it is not sealed, or its index is damaged."""
+    footer = read_footer(descriptor)
+    if footer is None or footer.pack_id != pack_id:
+        raise IntegrityError("the pack has no footer of its own")
+    header = _whole_record(descriptor, pack_id, footer.index_offset)
+    if header is None or header.type is not RecordType.INDEX:
+        raise IntegrityError("damaged index of a pack", place=f"byte {footer.index_offset}")
+    return list(packformat.decode_index(read_payload(descriptor, header)))
