@@ -71,8 +71,8 @@ def needed(connection: Connection, locators: Collection[Locator]) -> set[Locator
     for part in chunks(list(locators)):
         named = block.c.blake3.in_([item.blake3 for item in part])
         rows = {row.id: Locator(row.blake3, row.size_bytes) for row in connection.execute(select(block).where(named))}
-        used = select(segment.c.block_id).where(segment.c.block_id.in_(rows)).distinct()
-        found.update(rows[row] for row in connection.scalars(used))
+        used = select(segment.c.block_id).where(segment.c.block_id.in_(list(rows))).distinct()
+        found.update(rows[row] for row in (connection.scalars(used) if rows else ()))
     return found
 
 
