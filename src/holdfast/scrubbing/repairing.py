@@ -45,7 +45,7 @@ class _Torn:
 class Repair:
     """The repair of the damaged blocks of one pack. Those that stay damaged are `left`, each with the reason, if there is one.
 
-    `settled` is told of each of the others, and how. `heed` is called again and again, and may stop it. `replace_lost`: the
+    `settled` is told of each of the others, in words how, and whether it was repaired. `heed` is called again and again, and may stop it. `replace_lost`: the
     pack need not be there any more.
     """
 
@@ -55,7 +55,7 @@ class Repair:
         damaged: Sequence[DamagedBlock],
         *,
         replace_lost: bool,
-        settled: Callable[[DamagedBlock, str], object],
+        settled: Callable[[DamagedBlock, str, bool], object],
         heed: Callable[[], object],
     ) -> None:
         self.left: dict[DamagedBlock, str] = dict.fromkeys(damaged, "")
@@ -96,11 +96,11 @@ class Repair:
         """Look again, now that nobody else works on the vault; None when nothing is needed from elsewhere."""
         self._heed()
         if self._vault.catalog.find_block(item.place.locator) != item.place:
-            self._settle(item, "it was repaired meanwhile")
+            self._settle(item, "somebody else repaired it meanwhile", is_repaired=False)
             return None
         payload, damage = self._read(item)
         if damage is None:
-            self._settle(item, "it is whole when read again: look at the disk's messages (dmesg)")
+            self._settle(item, "it is whole when read again: look at the disk's messages (dmesg)", is_repaired=False)
             return None
         if not damage.bad:
             self._lay_down(item, payload)
@@ -189,9 +189,9 @@ class Repair:
         with self._vault.catalog.transaction() as connection:
             files.move_block(connection, place, pack_bytes)
 
-    def _settle(self, item: DamagedBlock, how: str) -> None:
+    def _settle(self, item: DamagedBlock, how: str, *, is_repaired: bool = True) -> None:
         del self.left[item]
-        self._settled(item, how)
+        self._settled(item, how, is_repaired)
 
 
 def _batches(damaged: Sequence[DamagedBlock]) -> Iterator[list[DamagedBlock]]:

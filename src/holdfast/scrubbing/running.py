@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +36,11 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
         if not request.replace_lost:
             _check_mounted(vault.settings.packs_folder, len(sizes))
         report.packs_in_store = len(sizes)
-        known, pace = Known(vault.settings.state_folder, findings.warn), Pace(request)
-        with watch.stage("scrub", sum(sizes.values())) as stage:
+        pace = Pace(request)
+        with (
+            closing(Known(vault.settings.state_folder, findings.warn)) as known,
+            watch.stage("scrub", sum(sizes.values())) as stage,
+        ):
             run = _Run(folder, vault, request, watch, report, findings, stage, pace)
             for pack_id in in_turn(sizes, known.looks):
                 if pace.is_over():
@@ -44,7 +48,6 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
                 run.scrub(pack_id, known)
             report.stages.append(stage.done())
             report.read_bytes = stage.done_bytes
-        known.close()
     return report
 
 
@@ -152,15 +155,15 @@ class _Run:
             with owned(self.folder, "scrub", self.findings.warn) as vault:
                 replace_lost = self.request.replace_lost
                 repair = Repair(vault, damaged, replace_lost=replace_lost, settled=self._settled, heed=self._heed)
-                left = repair.left
+                left = repair.left  # also if it cannot go on
                 repair.run()
         except (HoldfastError, OSError) as error:  # the vault is in use, its disk is full, or read-only
             self._told(pack_id, len(damaged), error, doing="repaired")
         return left
 
-    def _settled(self, item: DamagedBlock, how: str) -> None:
+    def _settled(self, item: DamagedBlock, how: str, is_repaired: bool) -> None:
         self.findings.warn(self._in_words(item, how))
-        if how.startswith("repaired"):
+        if is_repaired:
             self.report.repaired_blocks += 1
             self.watch.say(f"repaired block {item.place.locator}")
 
