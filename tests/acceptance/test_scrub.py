@@ -416,6 +416,26 @@ def test_a_pack_that_cannot_be_opened_stops_no_other(kept: Path, capsys: Capture
     assert "cannot be read" in told.err
 
 
+def test_a_pack_that_the_disk_does_not_find_is_replaced_only_when_it_is_said_to_be_lost(
+    kept: Path, night: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = [place for place in places(kept) if place.pack_id == places(kept)[0].pack_id]
+    path, real = pack_of(kept, lost[0]), os.open
+
+    def bad_sector(name: object, *args: object, **more: object) -> int:
+        if name == path:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(name, *args, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.blocks.scrub.os.open", bad_sector)
+        report = scrub(kept, ScrubRequest())
+        assert (report.exit_code(), report.repaired_blocks, report.unread_packs) == (EXIT_DATA_AT_RISK, 0, 1)
+        assert "--replace-lost" in (report.errors[0].hint or "")
+        assert scrub(kept, ScrubRequest(replace_lost=True)).repaired_blocks == len(lost)
+    check_store(kept, night, tmp_path / "back")
+
+
 def test_a_disk_that_is_read_only_is_told_and_so_is_what_is_damaged(
     kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

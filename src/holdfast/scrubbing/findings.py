@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from holdfast.blocks.packfile import pack_path
-from holdfast.blocks.scrub import DamagedBlock
+from holdfast.blocks.scrub import LOST, DamagedBlock
 from holdfast.catalog import Catalog, holders
 from holdfast.errors import HoldfastError, IntegrityError
 from holdfast.reports import ScrubReport, counted
@@ -98,9 +98,12 @@ def of_pack(path: Path, blocks: int, error: OSError, *, doing: str) -> HoldfastE
     if is_own and isinstance(error, FileNotFoundError):
         return missing_pack(path, blocks)
     kind = IntegrityError if is_own else HoldfastError
+    lost = (
+        "; or, if this pack is lost for good: holdfast scrub --replace-lost" if is_own and error.errno in LOST else ""
+    )
     return kind(
         f"a pack of the store cannot be {doing}",
         place=str(path),
         found=error.strerror or str(error) if is_own else f"{error.strerror or error}: {error.filename}",
-        hint="look at the disk and its messages (dmesg), then run holdfast scrub again",
+        hint=f"look at the disk and its messages (dmesg), then run holdfast scrub again{lost}",
     )
