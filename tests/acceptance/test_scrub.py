@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 from blake3 import blake3
-from sqlalchemy import delete
+from sqlalchemy import insert, select
 from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
 
 from holdfast.blocks.scrub import scrub_pack
-from holdfast.catalog import Catalog, files, holders
-from holdfast.catalog.schema import segment
+from holdfast.catalog import Catalog, files, schema
 from holdfast.cli.app import run
 from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_FAILED, EXIT_USAGE, OperatorNeeded
 from holdfast.reports import Silent, Stage
@@ -393,14 +392,30 @@ def test_a_block_that_cannot_be_repaired_takes_not_all_of_the_time(
     assert read.count(places(vault)[0].pack_id) >= len(packs(vault)) - 1
 
 
+def add_unneeded(vault: Path, place: BlockPlace) -> None:
+    """A block that no content names, in the pack of another one, as of a file that changed while it was read."""
+    with Catalog(vault / "catalog/catalog.db") as catalog, catalog.transaction() as connection:
+        row = connection.scalar(select(schema.pack.c.id).where(schema.pack.c.uuid == place.pack_id.bytes))
+        values = {"blake3": os.urandom(32), "size_bytes": 1000, "pack_id": row, "offset_bytes": place.offset_bytes}
+        connection.execute(insert(schema.block).values(values))
+
+
 def test_a_damaged_block_that_nothing_needs_is_no_error(kept: Path) -> None:
-    place = places(kept)[0]
-    with Catalog(kept / "catalog/catalog.db") as catalog, catalog.transaction() as connection:
-        connection.execute(delete(segment).where(segment.c.block_id == holders._block_row(connection, place.locator)))
-    damage(kept, place)
+    add_unneeded(kept, places(kept)[0])
     report = scrub(kept, ScrubRequest())
     assert (report.exit_code(), report.damaged_blocks, report.repaired_blocks) == (0, 1, 0)
     assert "nothing needs it" in (report.warnings[0].hint or "")
+
+
+def test_a_lost_pack_that_was_replaced_is_missed_no_more_for_what_nothing_needs(kept: Path) -> None:
+    place = places(kept)[0]
+    add_unneeded(kept, place)
+    pack_of(kept, place).unlink()
+    assert scrub(kept, ScrubRequest()).exit_code() == EXIT_DATA_AT_RISK
+    assert scrub(kept, ScrubRequest(replace_lost=True)).exit_code() == 0
+    again = scrub(kept, ScrubRequest())
+    assert (again.exit_code(), again.unread_packs) == (0, 0)
+    assert "nothing needs it" in (again.warnings[0].hint or "")
 
 
 def test_a_pack_that_cannot_be_opened_stops_no_other(kept: Path, capsys: Capture) -> None:

@@ -111,7 +111,7 @@ class _Run:
         try:
             return self._read_blocks(pack_id, places)
         except OSError as error:
-            if not self.request.replace_lost or error.errno not in LOST:
+            if error.errno not in LOST or not (self.request.replace_lost or self._nothing_needs(places)):
                 raise
             return [lost_block(place, error.strerror or str(error)) for place in places]
 
@@ -138,6 +138,11 @@ class _Run:
             hint = f"it could not be repaired: {why}" if why else "holdfast scrub repairs it from the tapes"
             self.findings.error(self._in_words(item, hint, names=self.findings.has_room()))
         return bool(left)
+
+    def _nothing_needs(self, places: list[BlockPlace]) -> bool:
+        """What is left in a pack that was replaced may be blocks that no content names."""
+        with self.vault.catalog.reading() as connection:
+            return not holders.needed(connection, {place.locator for place in places})
 
     def _needed(self, damaged: list[DamagedBlock]) -> list[DamagedBlock]:
         """Those that contents need. The others, of files that changed while they were read, are told."""
