@@ -240,12 +240,15 @@ class ScriptReport(Report):
 
 @dataclass(slots=True)
 class ScrubReport(Report):
-    """What `scrub` read: `packs` of the `packs_in_store`. Errors are what is damaged and could not be repaired, warnings
-    what could be.
+    """What `scrub` read: `packs` of the `packs_in_store`; `unread_packs` are missing, or could not be read.
+
+    Errors are what could not be read, or is damaged and could not be repaired; warnings what could be, and what nothing
+    needs. At most some hundred of them are kept; `totals` has the number of `errors` and `warnings`.
     """
 
     packs: int = 0
     packs_in_store: int = 0
+    unread_packs: int = 0
     read_bytes: int = 0
     damaged_blocks: int = 0
     repaired_blocks: int = 0

@@ -190,7 +190,7 @@ def _is_sealed(descriptor: int, pack_id: uuid.UUID) -> bool:
 
 
 def _was_never_whole(descriptor: int, pack_id: uuid.UUID, known: Known) -> bool:
-    """Whether the pack ends within its first record, and that is no block which the store counts on."""
+    """Whether the pack ends within its first record, and that is no block which the store counts on finding here."""
     size, offset = os.fstat(descriptor).st_size, packformat.SUPERBLOCK_BYTES
     if size < offset + packformat.HEADER_BYTES:
         return True
@@ -200,7 +200,10 @@ def _was_never_whole(descriptor: int, pack_id: uuid.UUID, known: Known) -> bool:
     except IntegrityError:
         return False  # something lies here that cannot be read any more; it is not ours to throw away
     is_torn = header.type is RecordType.BLOCK and header.end_offset > size
-    return is_torn and known.find_block_to_name(FoundRecord(header).place().locator) is None
+    if not is_torn:
+        return False
+    place = known.find_block_to_name(FoundRecord(header).place().locator)
+    return place is None or place.pack_id != pack_id  # a repair that was cut off was of a block that lies elsewhere
 
 
 def _places(found: list[FoundRecord]) -> tuple[BlockPlace, ...]:

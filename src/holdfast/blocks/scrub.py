@@ -1,29 +1,25 @@
-"""Reading the blocks of a pack back, all of them, and putting damaged ones right from bytes that are good elsewhere.
-
-A block is named by its digest, so whoever can put its bytes together can prove it, and may lay it down anywhere: all
-that names the block stays as it is. Nothing is written over.
-"""
+"""Reading the blocks of a pack back, all of them, and telling which of their bytes are not as they were written."""
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
 
 from holdfast.blocks import packformat
-from holdfast.blocks.packfile import PackWriter, pack_path
-from holdfast.blocks.packformat import RecordHeader, RecordType
+from holdfast.blocks.packfile import pack_path
+from holdfast.blocks.packformat import RecordHeader
 from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace
 
-GONE = (errno.ENOENT, errno.EIO)
-"""What a pack that is lost is opened with."""
+LOST = (errno.ENOENT, errno.EIO)
+"""What a pack that is lost is opened with; or one whose disk is away."""
 Range = tuple[int, int]
 """Bytes of a block: from the first number to before the second."""
 
@@ -45,50 +41,42 @@ def scrub_pack(
 ) -> Iterator[tuple[int, DamagedBlock | None]]:
     """Read each block of a pack in full, in the order given; how many bytes it has, and what is wrong with it.
 
-    Pages are dropped before, so that the disk is asked and not the memory. A pack that is gone, or that the disk cannot
-    find, is damage of each of its blocks; raises OSError when it cannot be opened for another reason.
+    Pages are dropped before, so that the disk is asked and not the memory. Raises OSError when the pack cannot be opened,
+    or is missing: what cannot be looked at is not known to be damaged.
     """
-    try:
-        descriptor = os.open(pack_path(folder, pack_id), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        for place in places:
-            yield 0, DamagedBlock(place, ((0, place.locator.size_bytes),), f"its pack: {error.strerror}")
-        return
-    try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    with opened_pack(folder, pack_id) as descriptor:
         for place in places:
             yield place.locator.size_bytes, look_at_block(descriptor, place)[1]
+
+
+@contextmanager
+def opened_pack(folder: Path, pack_id: uuid.UUID) -> Generator[int, None, None]:
+    """A pack, to be read from the disk; raises OSError when it cannot be opened."""
+    descriptor = os.open(pack_path(folder, pack_id), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def look_again(folder: Path, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
-    """One block by itself; all zeros where its pack cannot be opened."""
-    try:
-        descriptor = os.open(pack_path(folder, place.pack_id), os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        size = place.locator.size_bytes
-        return bytearray(size), DamagedBlock(place, ((0, size),), f"its pack: {error.strerror}")
-    try:
-        return look_at_block(descriptor, place)
-    finally:
-        os.close(descriptor)
+def lost_block(place: BlockPlace, why: str) -> DamagedBlock:
+    """A block of a pack that is lost for good: nothing of it is left."""
+    return DamagedBlock(place, ((0, place.locator.size_bytes),), f"its pack: {why}")
 
 
 def look_at_block(descriptor: int, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
     """The payload of a block as the disk gives it, zeros where it gives nothing; and what is wrong, if anything is."""
     payload, unread = _read(descriptor, place.offset_bytes + packformat.HEADER_BYTES, place.locator.size_bytes)
     is_whole = not unread and blake3(payload).digest() == place.locator.blake3
+    # where the head is damaged the table still lies behind the payload, whose size the block's name tells
+    table_offset = place.offset_bytes + packformat.HEADER_BYTES + len(payload)
+    table = b""
     try:
-        header = _header_of(descriptor, place)
-        table = os.pread(descriptor, 8 * header.pieces, header.table_offset)
-        packformat.check_table(header, table)
+        table = os.pread(descriptor, 8 * packformat.piece_count(len(payload)), table_offset)
+        packformat.check_table(_header_of(descriptor, place), table)
     except (IntegrityError, OSError) as error:
-        bad = () if is_whole else ((0, len(payload)),)
+        bad = () if is_whole else _bad_pieces(payload, table, unread)
         return payload, DamagedBlock(place, bad, f"its record: {error}")
     if is_whole:
         return payload, None
@@ -126,51 +114,16 @@ def _read(descriptor: int, offset: int, size_bytes: int) -> tuple[bytearray, set
 
 
 def _bad_pieces(payload: bytearray, table: bytes, unread: set[int]) -> tuple[Range, ...]:
-    """Where the payload is not as its piece table says; all of it, if the table finds nothing wrong."""
+    """Where the payload is not as its piece table says; all of it, if the table finds nothing wrong.
+
+    The table may be damaged as well: that a piece matches a damaged sum by chance is not to be feared, so what matches is
+    good, and what does not may be. In the end the block's digest decides.
+    """
     view, bad = memoryview(payload), list[Range]()
     for number in range(packformat.piece_count(len(payload))):
         begin = number * packformat.PIECE_BYTES
         piece = view[begin : begin + packformat.PIECE_BYTES]
         if number in unread or packformat.piece_sum(piece) != table[8 * number : 8 * number + 8]:
-            bad.append((begin, begin + len(piece)))
+            first = bad.pop()[0] if bad and bad[-1][1] == begin else begin
+            bad.append((first, begin + len(piece)))
     return tuple(bad) or ((0, len(payload)),)
-
-
-class RepairPack:
-    """A new pack for blocks that were put right. It is made with the first of them; `seal` or `close` it."""
-
-    def __init__(self, folder: Path, vault_id: uuid.UUID) -> None:
-        self._folder = folder
-        self._vault_id = vault_id
-        self._pack: PackWriter | None = None
-
-    def add(self, place: BlockPlace, payload: bytearray) -> BlockPlace:
-        """Lay a block down once more, durably; where. Raises `IntegrityError` if these are not its bytes."""
-        if blake3(payload).digest() != place.locator.blake3:
-            raise IntegrityError(
-                "a block cannot be put together again",
-                place=str(place.locator),
-                found=f"BLAKE3 {blake3(payload).hexdigest()}",
-            )
-        if self._pack is None:
-            self._pack = PackWriter(
-                self._folder, vault_id=self._vault_id, pack_id=uuid.uuid4(), created_ns=time.time_ns()
-            )
-        offset = self._pack.append(RecordType.BLOCK, place.locator.blake3, memoryview(payload))
-        self._pack.sync()
-        return BlockPlace(place.locator, self._pack.pack_id, offset)
-
-    def size_bytes(self) -> int:
-        return 0 if self._pack is None else self._pack.size_bytes
-
-    def seal(self) -> tuple[uuid.UUID, int, int] | None:
-        """End the pack: which it is, its size, and that of its blocks; None where nothing was laid down."""
-        if self._pack is None:
-            return None
-        pack, self._pack = self._pack, None
-        pack.seal()
-        return pack.pack_id, pack.size_bytes, pack.block_bytes
-
-    def close(self) -> None:
-        if self._pack is not None:
-            self._pack.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import sqlite
@@ -16,7 +15,7 @@ from sqlalchemy.dialects import sqlite
 from holdfast.catalog.bulk import execute_many
 from holdfast.catalog.files import chunks, insert_new
 from holdfast.catalog.schema import block, content, pack, segment
-from holdfast.values import BlockPlace, Content, Locator, Segment
+from holdfast.values import BlockPlace, Locator, Segment
 
 
 def record_pack(connection: Connection, pack_id: uuid.UUID, size_bytes: int) -> int:
@@ -83,41 +82,6 @@ def blocks_of_pack(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlac
     return [
         BlockPlace(Locator(row.blake3, row.size_bytes), pack_id, row.offset_bytes) for row in connection.execute(query)
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class BlockPart:
-    """A piece of a content that lies in a block: `length_bytes` from byte `content_offset` of it, at `block_offset`."""
-
-    content: Content
-    content_offset: int
-    block_offset: int
-    length_bytes: int
-
-
-def parts_in_block(connection: Connection, locator: Locator) -> list[BlockPart]:
-    """Every piece of a content in a block."""
-    inside = (
-        select(segment.c.content_id)
-        .join(block, block.c.id == segment.c.block_id)
-        .where(block.c.blake3 == locator.blake3, block.c.size_bytes == locator.size_bytes)
-        .distinct()
-    )
-    query = (
-        select(content.c.sha256, content.c.size_bytes, segment, block.c.blake3)
-        .join(segment, segment.c.content_id == content.c.id)
-        .join(block, block.c.id == segment.c.block_id)
-        .where(content.c.id.in_(inside))
-        .order_by(segment.c.content_id, segment.c.number)
-    )
-    parts, at = list[BlockPart](), 0
-    for row in connection.execute(query):
-        at = at if row.number else 0
-        if row.blake3 == locator.blake3:
-            whole = Content(row.sha256, row.size_bytes)
-            parts.append(BlockPart(whole, at, row.offset_bytes, row.length_bytes))
-        at += row.length_bytes
-    return parts
 
 
 def block_rows(connection: Connection, locators: Iterable[Locator]) -> dict[Locator, int]:

@@ -28,13 +28,17 @@ def scrub(
         str | None, typer.Option("--for", metavar="TIME", help="Begin no pack after so long, such as 90min or 8h.")
     ] = None,
     no_repair: Annotated[bool, typer.Option("--no-repair", help="Only say what is damaged; mount no tape.")] = False,
+    replace_lost: Annotated[
+        bool, typer.Option("--replace-lost", help="Packs that are missing are lost for good: put them together anew.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Read the block store back, and repair what rotted from the tapes.
 
     Reads every pack in full, the one that was read longest ago first; an archive may go on beside it.
 
-    A damaged block is put together again from its good pieces and the files on tape. Exit code 3 if that failed.
+    A damaged block is put together again from its good pieces and the files on tape, or at their source. Exit code 3 if
+    that failed, or a pack is missing.
 
     Example: holdfast scrub --rate 100MB --for 8h --vault /archive/vault
     """
@@ -42,6 +46,7 @@ def scrub(
         rate_bytes_s=None if rate is None else parse_bytes(rate),
         for_s=None if time_limit is None else parse_duration(time_limit),
         repair=not no_repair,
+        replace_lost=replace_lost,
     )
     report = run_scrub(vault_folder(vault), request, watch(as_json=as_json))
     if as_json:
@@ -52,6 +57,8 @@ def scrub(
         console().print(f"  got round: {warning}")
     for error in report.errors:
         print_error(error, as_json=False)
+    if more := sum(report.totals.values()) - len(report.warnings) - len(report.errors):
+        console().print(f"  and {more} more, which are not shown")
     return report.exit_code()
 
 
@@ -64,7 +71,8 @@ def parse_duration(text: str) -> float:
 
 
 def _in_words(report: ScrubReport) -> str:
+    unread = f", {counted(report.unread_packs, 'pack')} not read" if report.unread_packs else ""
     return (
         f"read {report.packs} of {counted(report.packs_in_store, 'pack')} ({show_bytes(report.read_bytes)}): "
-        f"{counted(report.damaged_blocks, 'damaged block')}, {report.repaired_blocks} repaired"
+        f"{counted(report.damaged_blocks, 'damaged block')}, {report.repaired_blocks} repaired{unread}"
     )

@@ -212,6 +212,21 @@ def test_a_torn_block_that_the_catalog_counts_on_is_not_thrown_away(tmp_path: Pa
     assert path.stat().st_size > size
 
 
+def test_a_torn_block_that_lies_whole_in_another_pack_is_removed(tmp_path: Path) -> None:
+    """A repair was cut off: the block that it was about is known, but not in this pack."""
+    memory = MemoryStore()
+    with writer_for(tmp_path, memory) as writer:
+        keep(writer, b"file", b"abc" * 20_000)
+    (place,) = memory.blocks.values()
+    torn = PackWriter(tmp_path, vault_id=VAULT_ID, pack_id=uuid.uuid4(), created_ns=1)
+    torn.append(RecordType.BLOCK, place.locator.blake3, memoryview(b"abc" * 20_000))
+    torn.close()
+    os.truncate(torn.path, packformat.SUPERBLOCK_BYTES + 512)
+    recover(tmp_path, memory)
+    assert not torn.path.exists()
+    check_readable(tmp_path, memory)
+
+
 def test_a_pack_with_the_name_of_another_is_an_error_and_untouched(
     left: tuple[Path, MemoryStore], tmp_path: Path
 ) -> None:

@@ -1,0 +1,115 @@
+"""Putting damaged blocks right: finding other whole records of them, and laying them down once more.
+
+A block is named by its digest, so whoever can put its bytes together can prove it, and may lay it down anywhere: all
+that names the block stays as it is. Nothing is written over.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from blake3 import blake3
+
+from holdfast import durable
+from holdfast.blocks.packfile import PACK_SUFFIX, PackWriter, pack_path, read_index
+from holdfast.blocks.packformat import RecordType
+from holdfast.blocks.scrub import look_at_block, opened_pack
+from holdfast.errors import CapacityError, IntegrityError
+from holdfast.values import BlockPlace, Locator
+
+
+def whole_copies(
+    folder: Path, wanted: Collection[Locator], heed: Callable[[], object]
+) -> Iterator[tuple[BlockPlace, int]]:
+    """Where whole records of these blocks lie, in whatever sealed pack of the folder; and the size of that pack.
+
+    A repair that was killed before the catalog was told of it leaves such a record. Packs and indexes that cannot be read
+    are passed over. `heed` is called before each pack.
+    """
+    left = set(wanted)
+    for path in folder.glob("*" + PACK_SUFFIX):
+        heed()
+        if not left:
+            return
+        for place, pack_bytes in _copies_in(path, left):
+            left.discard(place.locator)
+            yield place, pack_bytes
+
+
+def _copies_in(path: Path, wanted: Collection[Locator]) -> list[tuple[BlockPlace, int]]:
+    try:
+        pack_id = uuid.UUID(path.stem)
+        with opened_pack(path.parent, pack_id) as descriptor:
+            places = _listed(descriptor, pack_id, wanted)
+            size_bytes = os.fstat(descriptor).st_size
+            return [(place, size_bytes) for place in places if look_at_block(descriptor, place)[1] is None]
+    except (ValueError, OSError, IntegrityError):
+        return []  # not one of ours, or no help
+
+
+def _listed(descriptor: int, pack_id: uuid.UUID, wanted: Collection[Locator]) -> list[BlockPlace]:
+    listed = [entry for entry in read_index(descriptor, pack_id) if entry.type is RecordType.BLOCK]
+    places = (BlockPlace(Locator(e.blake3, e.payload_bytes), pack_id, e.offset_bytes) for e in listed)
+    return [place for place in places if place.locator in wanted]
+
+
+class RepairPack:
+    """A new pack for blocks that were put right. It is made with the first of them; `seal` or `close` it.
+
+    `tell` is told of each block when it is durable, with the size of the pack by then. A pack of which nothing was told,
+    as the disk was full, is nothing to anybody: `close` removes it.
+    """
+
+    def __init__(self, folder: Path, vault_id: uuid.UUID, tell: Callable[[BlockPlace, int], object]) -> None:
+        self._folder = folder
+        self._vault_id = vault_id
+        self._tell = tell
+        self._pack: PackWriter | None = None
+        self._is_told = False
+
+    def add(self, locator: Locator, payload: bytearray) -> None:
+        """Lay a block down once more, durably, and tell of it. Raises `IntegrityError` if these are not its bytes."""
+        found = blake3(payload).digest()
+        if found != locator.blake3:
+            raise IntegrityError(
+                "a block cannot be put together again", place=str(locator), found=f"BLAKE3 {found.hex()}"
+            )
+        if self._pack is None:
+            self._pack = self._begin()
+        offset = self._pack.append(RecordType.BLOCK, locator.blake3, memoryview(payload))
+        self._pack.sync()
+        self._is_told = True  # before it is: who fails in telling may have told
+        self._tell(BlockPlace(locator, self._pack.pack_id, offset), self._pack.size_bytes)
+
+    def _begin(self) -> PackWriter:
+        pack_id = uuid.uuid4()
+        try:
+            return PackWriter(self._folder, vault_id=self._vault_id, pack_id=pack_id, created_ns=time.time_ns())
+        except (CapacityError, OSError):
+            self._remove(pack_path(self._folder, pack_id))
+            raise
+
+    def seal(self) -> tuple[uuid.UUID, int, int] | None:
+        """End the pack: which it is, its size, and that of its blocks; None where nothing was laid down."""
+        if self._pack is None:
+            return None
+        pack, self._pack = self._pack, None
+        pack.seal()
+        return pack.pack_id, pack.size_bytes, pack.block_bytes
+
+    def close(self) -> None:
+        """Leave it: what was told stays, and the next command that works on the vault seals the pack."""
+        if self._pack is not None:
+            if not self._is_told:
+                self._remove(self._pack.path)
+            self._pack.close()
+
+    def _remove(self, path: Path) -> None:
+        with suppress(OSError):  # what made it fail is told; and the next recovery removes what was never whole
+            path.unlink(missing_ok=True)
+            durable.sync_folder(path.parent)
