@@ -21,7 +21,7 @@ from pathlib import Path
 
 from holdfast import durable
 from holdfast.blocks.fence import Fence
-from holdfast.blocks.gather import Gathered, Gatherer
+from holdfast.blocks.gather import DamagedNames, Gathered, Gatherer
 from holdfast.blocks.packfile import pack_path
 from holdfast.blocks.recover import has_left_packs
 from holdfast.catalog import packs, releasing
@@ -55,14 +55,15 @@ def collect(folder: Path, request: CollectRequest, watch: Watch | None = None) -
     with opened(folder) as vault, _alone(vault.settings.fence_folder):
         _adopt_left(vault, report)
         _remove_emptied(vault, report)
+        fence = Fence(vault.settings.fence_folder)
         with vault.catalog.transaction() as connection:
-            releasing.condemn(connection)
+            generation = releasing.condemn(connection, fence.newest() + 1)
             releasing.begin_to_carry(connection)
             wasteful = releasing.wasteful_packs(connection)
         chosen = [item for item in wasteful if request.everything or _is_mostly_waste(item)]
         report.wasteful_packs = len(wasteful)
-        fence = Fence(vault.settings.fence_folder)
-        if chosen and not fence.is_clear(fence.raise_(), wait=request.wait):
+        fence.raise_to(generation)
+        if chosen and not fence.is_clear(generation, wait=request.wait):
             report.waiting = True
             return report
         with watch.stage("collect", sum(item.needed_bytes for item in chosen)) as stage:
@@ -107,10 +108,13 @@ def _collect(vault: Vault, chosen: list[Waste], stage: Stage, report: CollectRep
                     gatherer.add_releases(page)
             while left and gatherer.size_bytes < vault.settings.blocks.pack_bytes:
                 _gather(vault, gatherer, left.pop(), stage, report)
+            if gatherer.is_idle():
+                continue
             gathered = gatherer.seal()
         _switch(vault, gathered)
         report.copied_bytes += gathered.block_bytes
         report.written_bytes += gathered.size_bytes
+        report.collected += len(gathered.packs)
         removed_bytes = _remove_emptied(vault, report)
         watch.say(f"removed {counted(report.packs, 'pack')} so far; {show_bytes(removed_bytes)} this time")
 
@@ -119,9 +123,11 @@ def _gather(vault: Vault, gatherer: Gatherer, item: Waste, stage: Stage, report:
     with vault.catalog.reading() as connection:
         needed = releasing.needed_blocks(connection, item.pack_id)
     try:
-        gatherer.add_pack(item.pack_id, needed)
+        gatherer.add_pack(item.pack_id, needed, vault.catalog.find_block)
     except IntegrityError as error:
         report.errors.append(error)
+    except DamagedNames as damaged:  # nobody can mend it, and it stays: no reason to fail each time
+        report.warnings.append(damaged.error)
     stage.advance(item.needed_bytes)
 
 

@@ -256,7 +256,8 @@ class ScrubReport(Report):
 
 @dataclass(slots=True)
 class CollectReport(Report):
-    """What `collect` gave back: `packs` were removed, of `wasteful_packs` in which something is not needed any more.
+    """What `collect` gave back. Of `wasteful_packs`, in which something is not needed any more, so many were `collected`;
+    `packs` were removed, also those that an interrupted run had collected.
 
     `copied_bytes` of needed blocks, with the names of files, became packs of `written_bytes`.
 
@@ -265,6 +266,7 @@ class CollectReport(Report):
 
     packs: int = 0
     wasteful_packs: int = 0
+    collected: int = 0
     removed_bytes: int = 0
     copied_bytes: int = 0
     written_bytes: int = 0

@@ -1,8 +1,8 @@
 """The fence between those who name blocks of the store and the one who gives blocks up.
 
 Whoever looks for blocks in order to name them holds a `Pass` from before the first look until what it names is durable.
-The collector marks blocks so that nobody finds them any more, and then calls `raise_`: passes that are taken from then on
-belong to a new generation. When all older ones have ended (`is_clear`), whoever found such a block before has named it, or
+The collector marks blocks so that nobody finds them any more, and then begins a new generation (`raise_to`) for the passes
+that are taken from then on. When all older ones have ended (`is_clear`), whoever found such a block before has named it, or
 never will. Nobody waits for the collector, and a pass ends with its process, as the kernel holds it: a shared `flock` on the
 generation's file. Only one collector may be at work; local disks only.
 """
@@ -39,7 +39,7 @@ class Fence:
     def take_pass(self) -> Pass:
         """A pass of the newest generation, at once."""
         while True:
-            descriptor = self._open(max(self._generations(), default=0))
+            descriptor = self._open(self.newest())
             if descriptor is None:
                 continue  # that generation has just ended
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -56,12 +56,15 @@ class Fence:
         finally:
             held.end()
 
-    def raise_(self) -> int:
-        """Begin a new generation, and return its number. Only for the one collector."""
-        number = max(self._generations(), default=0) + 1
-        durable.make_folder(self._folder)
-        os.close(os.open(self._folder / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
-        return number
+    def newest(self) -> int:
+        """The generation of which passes are taken now."""
+        return max(self._generations(), default=0)
+
+    def raise_to(self, generation: int) -> None:
+        """Begin a generation, unless a newer one has begun. Only for the one collector."""
+        if self.newest() < generation:
+            durable.make_folder(self._folder)
+            os.close(os.open(self._folder / str(generation), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
 
     def is_clear(self, generation: int, *, wait: bool = False) -> bool:
         """Whether every pass of an older generation has ended; with `wait`, wait until it has. Only for the collector."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +21,12 @@ from holdfast import durable
 from holdfast.blocks import manifest as manifests
 from holdfast.blocks.manifest import Manifest
 from holdfast.blocks.packfile import PackWriter, list_records, pack_path, read_record
-from holdfast.blocks.packformat import RecordType
+from holdfast.blocks.packformat import IndexEntry, RecordType
 from holdfast.blocks.scrub import look_at_block
 from holdfast.errors import IntegrityError
-from holdfast.values import BlockPlace, Release
+from holdfast.values import BlockPlace, Locator, Release
+
+FindBlock = Callable[[Locator], BlockPlace | None]
 
 
 @dataclass(slots=True)
@@ -64,28 +67,44 @@ class Gatherer:
         """Say that these contents were released."""
         self._append_manifest(manifests.encode(Manifest((), (), (), tuple(releases))))
 
-    def add_pack(self, pack_id: uuid.UUID, needed: Iterable[BlockPlace]) -> None:
+    def add_pack(self, pack_id: uuid.UUID, needed: Iterable[BlockPlace], find_block: FindBlock) -> None:
         """Copy what is needed of a pack: these blocks, and all its manifests.
 
-        Raises `IntegrityError` when one of them is damaged; then the pack is not among those that may go, and what was
-        copied before stays copied.
+        A block that is read from another pack, and is not whole there, is copied from here as well. Raises
+        `IntegrityError` when a needed block is damaged, and `DamagedNames` when a manifest is, or nobody can tell what is
+        in the pack; then the pack is not among those that may go.
         """
         path = pack_path(self._folder, pack_id)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise IntegrityError("a pack cannot be opened", place=str(path), found=error.strerror or "") from error
-        try:
-            for place in needed:
-                self._result.moved[place] = self._copy_block(descriptor, place)
-            for entry in list_records(descriptor, pack_id):
-                if entry.type is RecordType.MANIFEST:
-                    self._append_manifest(read_record(descriptor, pack_id, entry))
-        except (IntegrityError, OSError) as error:
-            raise _stays(path, error) from error
-        finally:
-            os.close(descriptor)
+        with _opened(path) as descriptor:
+            try:
+                records = list_records(descriptor, pack_id)
+                named = [read_record(descriptor, pack_id, e) for e in records if e.type is RecordType.MANIFEST]
+            except (IntegrityError, OSError) as error:
+                raise DamagedNames(_stays(path, error)) from error
+            try:
+                for place in needed:
+                    self._result.moved[place] = self._copy_block(descriptor, place)
+                for entry in records:
+                    if entry.type is RecordType.BLOCK:
+                        self._copy_if_lost(descriptor, pack_id, entry, find_block)
+            except (IntegrityError, OSError) as error:
+                raise _stays(path, error) from error
+        for payload in named:
+            self._append_manifest(payload)
         self._result.packs.append(pack_id)
+
+    def _copy_if_lost(self, descriptor: int, pack_id: uuid.UUID, entry: IndexEntry, find_block: FindBlock) -> None:
+        here = BlockPlace(Locator(entry.blake3, entry.payload_bytes), pack_id, entry.offset_bytes)
+        place = find_block(here.locator)
+        if place is not None and place.pack_id not in (pack_id, self._pack.pack_id) and not self._is_whole(place):
+            self._result.moved[place] = self._copy_block(descriptor, here)
+
+    def _is_whole(self, place: BlockPlace) -> bool:
+        try:
+            with _opened(pack_path(self._folder, place.pack_id)) as descriptor:
+                return look_at_block(descriptor, place)[1] is None
+        except IntegrityError:
+            return False
 
     def _copy_block(self, descriptor: int, place: BlockPlace) -> BlockPlace:
         payload, damage = look_at_block(descriptor, place)
@@ -97,6 +116,10 @@ class Gatherer:
     def _append_manifest(self, payload: bytes) -> None:
         self._pack.append(RecordType.MANIFEST, blake3(payload).digest(), memoryview(payload))
 
+    def is_idle(self) -> bool:
+        """Whether nothing was gathered that is worth a pack."""
+        return not self._result.packs and not self._result.moved
+
     def seal(self) -> Gathered:
         """Make it all durable; what it holds."""
         self._pack.seal()
@@ -105,11 +128,37 @@ class Gatherer:
         return self._result
 
 
+@contextmanager
+def _opened(path: Path) -> Generator[int, None, None]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise IntegrityError(
+            "a pack of the block store cannot be opened",
+            place=str(path),
+            found=error.strerror or str(error),
+            hint="is its disk mounted? If the pack is lost for good: holdfast scrub --replace-lost",
+        ) from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class DamagedNames(Exception):
+    """What a pack says of files cannot be read in full; `error` tells of it."""
+
+    def __init__(self, error: IntegrityError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def _stays(path: Path, error: IntegrityError | OSError) -> IntegrityError:
+    place = error.place if isinstance(error, IntegrityError) else None
     return IntegrityError(
         "a pack of which little is needed stays, as it is damaged",
-        place=f"{path} {error.place or ''}".strip() if isinstance(error, IntegrityError) else str(path),
+        place=f"{path} {place}" if place else str(path),
         expected=getattr(error, "expected", None),
         found=str(error),
-        hint="holdfast scrub repairs it from the tapes; then collect again",
+        hint="holdfast scrub repairs blocks; names of files that cannot be read here are in the catalog and on tape",
     )

@@ -45,7 +45,8 @@ class PackWriter:
         self._descriptor = durable.create_file(self.path)
         superblock = packformat.Superblock(vault_id, pack_id, created_ns)
         try:
-            if not own_pack(self._descriptor):
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX)  # at most somebody looks whether it is being written
+            if not os.fstat(self._descriptor).st_nlink:
                 raise BusyError("another command took a pack that was just begun", place=str(self.path))
             with durable.disk_full_explained(self.path):
                 durable.write_all(self._descriptor, packformat.encode_superblock(superblock))

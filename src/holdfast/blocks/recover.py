@@ -56,9 +56,9 @@ class Known(Protocol):
 def recover_packs(folder: Path, *, known: Known, sink: GroupSink, fence: Fence) -> int:
     """Adopt and seal every pack that is not settled; returns how many.
 
-    A manifest that names a block found nowhere is left out: power was cut before its group was whole, and nobody was told
-    of it. But if its pack was sealed before, and the contents that lack blocks were released, it was whole once, and only
-    they have no place in the store any more. A pack in which not even one record was ever whole is removed; one that a
+    A version that names a block found nowhere is left out: its bytes are lost, or were never whole, and then nobody was told
+    of it. But if its pack was sealed before, and its content was released, it is told of without a place. Ends count where
+    their manifest is whole. A block whose pack is gone is read from where it was found now. A pack in which not even one record was ever whole is removed; one that a
     living writer owns is left alone.
     """
     with fence.passing():
@@ -170,7 +170,9 @@ def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink) -> _Adopted | 
             pack.path.unlink()
             durable.sync_folder(pack.path.parent)
             return None
-        sink.group_durable(_group(pack, descriptor, Manifest((), ()), _places(found)))
+        places = _places(found)
+        sink.group_durable(_group(pack, descriptor, Manifest((), ()), places))
+        _point_to(pack, descriptor, places, known, sink)
         was_sealed = _is_sealed(descriptor, pack.id)
         if not was_sealed:
             with durable.disk_full_explained(pack.path):
@@ -180,10 +182,21 @@ def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink) -> _Adopted | 
     return _Adopted(pack, headers, sum(sizes), was_sealed)
 
 
+def _point_to(pack: _LeftPack, descriptor: int, places: tuple[BlockPlace, ...], known: Known, sink: GroupSink) -> None:
+    """Blocks that are said to lie in a pack that is gone, as a catalog from before a collection says it."""
+    gone = [place for place in places if (at := known.find_block_to_name(place.locator)) and not _is_there(pack, at)]
+    if gone:
+        sink.blocks_moved(gone, os.fstat(descriptor).st_size)
+
+
+def _is_there(pack: _LeftPack, place: BlockPlace) -> bool:
+    return place.pack_id == pack.id or packfile.pack_path(pack.path.parent, place.pack_id).exists()
+
+
 def _is_sealed(descriptor: int, pack_id: uuid.UUID) -> bool:
-    """Whether the pack ends with an index and a footer: power that was cut amid the sealing may have left either."""
+    """Whether the pack was sealed: power that was cut amid that may have left the footer, and not what it stands for."""
     try:
-        packfile.read_index(descriptor, pack_id)
+        packfile.list_records(descriptor, pack_id)
     except IntegrityError:
         return False
     return True
@@ -216,7 +229,7 @@ def _places(found: list[FoundRecord]) -> tuple[BlockPlace, ...]:
 
 
 def _group(pack: _LeftPack, descriptor: int, manifest: Manifest, blocks: tuple[BlockPlace, ...] = ()) -> DurableGroup:
-    return DurableGroup(pack.id, blocks, manifest, os.fstat(descriptor).st_size)
+    return DurableGroup(pack.id, blocks, manifest, os.fstat(descriptor).st_size, is_adopted=True)
 
 
 def _adopt_releases(adopted: _Adopted, sink: GroupSink) -> None:
@@ -229,31 +242,26 @@ def _adopt_releases(adopted: _Adopted, sink: GroupSink) -> None:
 
 
 def _adopt_versions(adopted: _Adopted, known: Known, sink: GroupSink) -> tuple[RecordHeader, ...]:
-    """Tell the sink of the versions of every whole group; returns the heads of those groups' manifests."""
+    """Tell the sink of the versions that are whole; returns the heads of the manifests of which all are."""
     whole: list[RecordHeader] = []
     with _opened(adopted.pack.path) as descriptor:
         for header in adopted.manifests:
             manifest = manifests.decode(packfile.read_payload(descriptor, header))
-            versions = _whole_versions(manifest.versions, known, may_lack=adopted.was_sealed)
-            if versions is not None:
-                sink.group_durable(_group(adopted.pack, descriptor, Manifest(manifest.sources, versions)))
+            versions = tuple(_whole_versions(manifest.versions, known, may_lack=adopted.was_sealed))
+            sink.group_durable(_group(adopted.pack, descriptor, Manifest(manifest.sources, versions)))
+            if len(versions) == len(manifest.versions):
                 whole.append(header)
     return tuple(whole)
 
 
-def _whole_versions(
-    versions: tuple[StoredVersion, ...], known: Known, *, may_lack: bool
-) -> tuple[StoredVersion, ...] | None:
-    """The versions of a group, those of released contents without what is gone; None if the group was never whole."""
-    whole: list[StoredVersion] = []
+def _whole_versions(versions: tuple[StoredVersion, ...], known: Known, *, may_lack: bool) -> Iterator[StoredVersion]:
+    """Those of which every block is there; and those of released contents, without a place."""
     for stored in versions:
-        if any(known.find_block_to_name(segment.locator) is None for segment in stored.segments):
-            content = stored.version.content
-            if content is None or not may_lack or not known.was_released(content):
-                return None
-            stored = replace(stored, segments=())
-        whole.append(stored)
-    return tuple(whole)
+        content = stored.version.content
+        if all(known.find_block_to_name(segment.locator) is not None for segment in stored.segments):
+            yield stored
+        elif may_lack and content is not None and known.was_released(content):
+            yield replace(stored, segments=())
 
 
 def _adopt_ends(pack: _LeftPack, headers: tuple[RecordHeader, ...], sink: GroupSink) -> None:

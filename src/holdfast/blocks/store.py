@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -44,18 +44,26 @@ GROUP_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class DurableGroup:
-    """What one group commit made durable in a pack: new blocks, and the manifest that names versions."""
+    """What one group commit made durable in a pack: new blocks, and the manifest that names versions.
+
+    `is_adopted`: it was found in a pack, and may be older than what the sink knows.
+    """
 
     pack_id: uuid.UUID
     blocks: tuple[BlockPlace, ...]
     manifest: Manifest
     pack_bytes: int
+    is_adopted: bool = False
 
 
 class GroupSink(Protocol):
     """Takes what has become durable; it must have recorded it, durably, when it returns."""
 
     def group_durable(self, group: DurableGroup) -> None: ...
+
+    def blocks_moved(self, places: Sequence[BlockPlace], pack_bytes: int) -> None:
+        """These blocks are to be read from here from now on; all from one pack, which is so long."""
+        ...
 
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None: ...
 
@@ -81,9 +89,6 @@ class _PendingVersion:
 
 @dataclass(slots=True)
 class _Group:
-    """Names that become durable together; `held` is the right to name blocks that were found for it."""
-
-    held: Pass
     sources: dict[str, Source] = field(default_factory=dict[str, Source])
     versions: list[_PendingVersion] = field(default_factory=list[_PendingVersion])
     ends: list[VersionEnd] = field(default_factory=list[VersionEnd])
@@ -103,6 +108,9 @@ class StoreWriter:
     Leaving the block without an exception commits everything and seals the pack; leaving it with one stops after
     what was handed over already, and loses nothing that the sink was told. What fails behind the caller's back is
     raised by the next call that hands something over.
+
+    A pass of the fence is held from begin to end, as what was found for one group may be named by a later one. Who keeps
+    a writer for long says now and then, after a barrier, that all was `named`.
     """
 
     def __init__(
@@ -123,11 +131,13 @@ class StoreWriter:
         self._large: LargeContent | None = None
         self._shared_ticket = Ticket()
         self._fence = fence
-        self._group = _Group(self._fence.take_pass())
+        self._held: Pass | None = None
+        self._group = _Group()
         self._recent: dict[Content, Pieces] = {}
         self._back = _Back(folder, vault_id, pack_bytes, self._pool, index, sink)
 
     def __enter__(self) -> StoreWriter:
+        self.named()
         self._back.start()
         return self
 
@@ -137,9 +147,16 @@ class StoreWriter:
                 self.commit()
         finally:
             self._back.stop(seal=kind is None)
-            self._group.held.end()
+            if self._held is not None:
+                self._held.end()
         if kind is None:
             self._back.raise_failure()
+
+    def named(self) -> None:
+        """Nothing that was found until now will be named any more but what is durable: no collector need wait for it."""
+        held, self._held = self._held, self._fence.take_pass()
+        if held is not None:
+            held.end()
 
     # -- small contents: whole, in a shared block
 
@@ -240,11 +257,9 @@ class StoreWriter:
         self._back.raise_failure()
         self._seal_shared()
         self._forget_durable()
-        if self._group:
-            # the next pass before the last one ends: what was found for this group may be found for the next one, too
-            group, self._group = self._group, _Group(self._fence.take_pass())
+        group, self._group = self._group, _Group()
+        if group:
             self._back.put_group(group)
-        self._group.new_bytes = 0
 
     def barrier(self) -> None:
         """Commit, and wait until everything added so far is durable; raises what prevented it."""
@@ -408,13 +423,8 @@ class _Back:
         return self._pack
 
     def _commit(self, group: _Group) -> None:
-        try:
-            if self._failure is None:
-                self._make_durable(group)
-        finally:
-            group.held.end()
-
-    def _make_durable(self, group: _Group) -> None:
+        if self._failure is not None:
+            return
         pack = self._open_pack()
         if self._new:
             pack.sync()

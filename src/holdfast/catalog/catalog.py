@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +45,8 @@ class _Group(Protocol):
     def manifest(self) -> _Manifest: ...
     @property
     def pack_bytes(self) -> int: ...
+    @property
+    def is_adopted(self) -> bool: ...
 
 
 class Catalog:
@@ -106,13 +108,21 @@ class Catalog:
             pack_row = packs.record_pack(connection, group.pack_id, group.pack_bytes)
             packs.record_blocks(connection, pack_row, group.blocks)
             files.record_sources(connection, manifest.sources)
+            released = _released_since(connection, group) if group.is_adopted else set[Content]()
             rows = files.record_versions(
                 connection, [(stored.version, stored.sighting) for stored in manifest.versions]
             )
             kept = {s.version.content: s.segments for s in manifest.versions if s.version.content and s.segments}
+            for content in released & kept.keys():
+                del kept[content]
             packs.record_segments(connection, {rows[content]: segments for content, segments in kept.items()})
             files.record_ends(connection, manifest.ends)
             releasing.adopt_releases(connection, manifest.releases)
+
+    def blocks_moved(self, places: Sequence[BlockPlace], pack_bytes: int) -> None:
+        with self._database.transaction() as connection:
+            for place in places:
+                packs.move_block(connection, place, pack_bytes)
 
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None:
         with self._database.transaction() as connection:
@@ -126,3 +136,12 @@ class Catalog:
         """Whether the store gave a content up at some time."""
         with self._database.reading() as connection:
             return releasing.released_ns(connection, content) is not None
+
+
+def _released_since(connection: Connection, group: _Group) -> set[Content]:
+    """Contents that only versions have which are known already, and that were released: what is adopted is older."""
+    ids = {stored.version.id for stored in group.manifest.versions}
+    known = files.version_row_numbers(connection, list(ids)).keys()
+    old = {s.version.content for s in group.manifest.versions if s.version.content and s.version.id in known}
+    new = {s.version.content for s in group.manifest.versions if s.version.id not in known}
+    return releasing.released_among(connection, old - new)

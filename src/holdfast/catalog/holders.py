@@ -59,9 +59,10 @@ def parts_in_block(
     return parts, last if count == limit else None
 
 
-def _block_row(connection: Connection, locator: Locator) -> int | None:
+def _block_row(connection: Connection, locator: Locator) -> int:
+    """The row number of a block, and one that no block has, if it is not known."""
     query = select(block.c.id).where(block.c.blake3 == locator.blake3, block.c.size_bytes == locator.size_bytes)
-    return connection.scalar(query)
+    return connection.scalar(query) or -1
 
 
 def needed(connection: Connection, locators: Collection[Locator]) -> set[Locator]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, bindparam, func, insert, literal_column, or_, select, update
 from sqlalchemy.dialects import sqlite
 
 from holdfast.catalog.bulk import execute_many
 from holdfast.catalog.files import chunks, insert_new
 from holdfast.catalog.schema import block, content, pack, segment
+from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace, Locator, Segment
 
 
@@ -44,12 +45,12 @@ def record_blocks(connection: Connection, pack_row: int, places: Iterable[BlockP
             "pack_id": pack_row,
             "offset_bytes": place.offset_bytes,
             "released": False,
-            "condemned": False,
+            "condemned": 0,
         }
         for place in places
     ]
     new = sqlite.insert(block)
-    where = or_(block.c.pack_id.is_(None), block.c.condemned.is_(True))
+    where = or_(block.c.pack_id.is_(None), block.c.condemned > new.excluded.condemned)
     names = ("pack_id", "offset_bytes", "condemned")
     moved = {name: new.excluded[name] for name in names}
     statement = new.on_conflict_do_update(index_elements=["blake3", "size_bytes"], set_=moved, where=where)
@@ -102,6 +103,9 @@ def record_segments(connection: Connection, contents: Mapping[int, tuple[Segment
     Raises `IntegrityError` when a block is not in the store: a manifest names only durable blocks (law 3).
     """
     blocks = block_rows(connection, (s.locator for segments in contents.values() for s in segments))
+    for item in (item for segments in contents.values() for item in segments):
+        if item.locator not in blocks:
+            raise IntegrityError("a manifest names a block that is not in the store", place=str(item.locator))
     rows = [
         {
             "content_id": row,
@@ -132,7 +136,7 @@ SELECT_BLOCK = (
 )
 """The place of the block with this digest and size."""
 
-SELECT_BLOCK_TO_NAME = SELECT_BLOCK.where(block.c.condemned.is_(False))
+SELECT_BLOCK_TO_NAME = SELECT_BLOCK.where(block.c.condemned == literal_column("0"))
 """The same, if something new may name it."""
 
 

@@ -10,17 +10,17 @@ nothing names it. Blocks that nothing ever named are left: a name that is lost n
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, exists, func, select, update
+from sqlalchemy import Connection, and_, delete, exists, func, or_, select, update
 from sqlalchemy.dialects import sqlite
 
 from holdfast.catalog import proof
 from holdfast.catalog.bulk import execute_many
-from holdfast.catalog.files import chunks, record_contents
+from holdfast.catalog.files import chunks, record_contents, select_versions, version_from
 from holdfast.catalog.schema import block, content, pack, release, segment, version
-from holdfast.values import BlockPlace, Content, Locator, Release
+from holdfast.values import BlockPlace, Content, FileVersion, Locator, Release
 
 PAGE_ROWS = 1000
 NOT_CARRIED, ON_ITS_WAY, CARRIED = 0, 1, 2
@@ -38,6 +38,20 @@ def stored_contents(connection: Connection, wanted: Iterable[Content]) -> dict[i
         query = select(content.c.id, content.c.sha256).where(content.c.sha256.in_(part), stored)
         found.update({row.id: by_digest[row.sha256] for row in connection.execute(query)})
     return found
+
+
+def stored_after(connection: Connection, row: int) -> list[int]:
+    """A page of contents that lie in the store, by row number, behind this one."""
+    query = select(segment.c.content_id).where(segment.c.content_id > row, segment.c.number == 0)
+    return list(connection.scalars(query.order_by(segment.c.content_id).limit(PAGE_ROWS)))
+
+
+def versions_of_contents(connection: Connection, rows: Sequence[int]) -> Iterator[tuple[int, FileVersion]]:
+    """Every version with one of these contents, with the content's row number."""
+    for part in chunks(rows):
+        query = select_versions().where(version.c.content_id.in_(part), version.c.void.is_(False))
+        for found in connection.execute(query):
+            yield found.content_id, version_from(found)
 
 
 def releasable(connection: Connection, rows: Collection[int], *, virtual_counts: bool) -> set[int]:
@@ -79,6 +93,16 @@ def released_ns(connection: Connection, wanted: Content) -> int | None:
     return connection.scalar(query.where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes))
 
 
+def released_among(connection: Connection, wanted: Collection[Content]) -> set[Content]:
+    """Those of the contents that were released at some time."""
+    by_digest = {item.sha256: item for item in wanted}
+    found = set[Content]()
+    for part in chunks(list(by_digest)):
+        query = select(content.c.sha256).join(release, release.c.content_id == content.c.id)
+        found.update(by_digest[digest] for digest in connection.scalars(query.where(content.c.sha256.in_(part))))
+    return found
+
+
 def begin_to_carry(connection: Connection) -> None:
     """What was released until now is on its way to a pack; see `releases_to_carry`."""
     connection.execute(update(release).where(release.c.carried == NOT_CARRIED).values(carried=ON_ITS_WAY))
@@ -116,14 +140,18 @@ class Waste:
     needed_bytes: int
 
 
-def condemn(connection: Connection) -> int:
-    """Condemn every block of sealed packs that only released contents named, and pardon the others; how many are condemned now."""
+def condemn(connection: Connection, generation: int) -> int:
+    """Condemn every block of sealed packs that only released contents named, and pardon the others.
+
+    What is condemned now is so by this generation. Returns the highest that any is condemned by, 0 when none is: nobody who
+    holds a pass from it on has found one.
+    """
     named = exists().where(segment.c.block_id == block.c.id)
     sealed = select(pack.c.id).where(pack.c.sealed.is_(True))
-    connection.execute(update(block).where(block.c.condemned.is_(True), named).values(condemned=False))
-    unnamed = and_(block.c.pack_id.in_(sealed), block.c.released.is_(True), block.c.condemned.is_(False), ~named)
-    connection.execute(update(block).where(unnamed).values(condemned=True))
-    query = select(func.count()).select_from(block).where(block.c.condemned.is_(True), block.c.pack_id.is_not(None))
+    connection.execute(update(block).where(block.c.condemned > 0, named).values(condemned=0))
+    unnamed = and_(block.c.pack_id.in_(sealed), block.c.released.is_(True), block.c.condemned == 0, ~named)
+    connection.execute(update(block).where(unnamed).values(condemned=generation))
+    query = select(func.max(block.c.condemned)).where(block.c.pack_id.is_not(None))
     return connection.scalar(query) or 0
 
 
@@ -131,7 +159,7 @@ def wasteful_packs(connection: Connection) -> list[Waste]:
     """Sealed packs with blocks that are not read from there any more, those with the least to copy first."""
     needed = func.coalesce(
         select(func.sum(block.c.size_bytes))
-        .where(block.c.pack_id == pack.c.id, block.c.condemned.is_(False))
+        .where(block.c.pack_id == pack.c.id, block.c.condemned == 0)
         .scalar_subquery(),
         0,
     )
@@ -150,7 +178,7 @@ def needed_blocks(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlace
     query = (
         select(block.c.blake3, block.c.size_bytes, block.c.offset_bytes)
         .join(pack, pack.c.id == block.c.pack_id)
-        .where(pack.c.uuid == pack_id.bytes, block.c.condemned.is_(False) | named)
+        .where(pack.c.uuid == pack_id.bytes, or_(block.c.condemned == 0, named))
         .order_by(block.c.offset_bytes)
     )
     return [
@@ -171,13 +199,9 @@ def empty_pack(connection: Connection, pack_id: uuid.UUID) -> bool:
     """Give up the condemned blocks of a pack that still nothing names; whether nothing is read from the pack then."""
     row = connection.scalar(select(pack.c.id).where(pack.c.uuid == pack_id.bytes))
     named = exists().where(segment.c.block_id == block.c.id)
-    if connection.scalar(
-        select(block.c.id).where(block.c.pack_id == row, block.c.condemned.is_(False) | named).limit(1)
-    ):
+    if connection.scalar(select(block.c.id).where(block.c.pack_id == row, or_(block.c.condemned == 0, named)).limit(1)):
         return False
-    connection.execute(
-        update(block).where(block.c.pack_id == row).values(pack_id=None, released=False, condemned=False)
-    )
+    connection.execute(update(block).where(block.c.pack_id == row).values(pack_id=None, condemned=0))
     connection.execute(update(pack).where(pack.c.id == row).values(emptied=True))
     return True
 

@@ -122,7 +122,7 @@ block = Table(
     refers("pack_id", "pack.id", nullable=True),  # empty: nothing needed its bytes any more, and they were given up
     Column("offset_bytes", BigInteger, nullable=False),
     Column("released", Boolean, nullable=False, default=False),  # a content that was released lay in it
-    Column("condemned", Boolean, nullable=False, default=False),  # nothing names it, and nothing new may
+    Column("condemned", Integer, nullable=False, default=0),  # by which generation nothing names it, or new may; 0: not
     UniqueConstraint("blake3", "size_bytes", name="block_identity"),
     Index("block_pack", "pack_id"),
 )

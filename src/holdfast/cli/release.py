@@ -12,7 +12,7 @@ from holdfast.cli.show import console, print_error, print_json, watch
 from holdfast.collecting import CollectRequest
 from holdfast.collecting import collect as run_collect
 from holdfast.config import vault_folder
-from holdfast.errors import UsageError
+from holdfast.errors import HoldfastError, UsageError
 from holdfast.releasing import ReleaseRequest
 from holdfast.releasing import release as run_release
 from holdfast.reports import CollectReport, ReleaseReport, as_document, counted
@@ -46,14 +46,19 @@ def release(
     folder, seen = vault_folder(vault), watch(as_json=as_json)
     report = run_release(folder, ReleaseRequest(patterns=tuple(files or ()), dry_run=dry_run), seen)
     if report.contents and not (dry_run or no_collect):
-        report.collected = run_collect(folder, CollectRequest(), seen)
-        report.errors += report.collected.errors
+        try:
+            report.collected = run_collect(folder, CollectRequest(), seen)
+            report.errors += report.collected.errors
+        except HoldfastError as error:  # what was released is released all the same
+            report.errors.append(error)
     if as_json:
         print_json(as_document(report) | {"exit_code": report.exit_code()})
         return report.exit_code()
     _show_release(report)
     if report.collected is not None:
         _show_collect(report.collected, folder)
+    for error in report.errors:
+        print_error(error, as_json=False)
     return report.exit_code()
 
 
@@ -108,5 +113,7 @@ def _show_collect(report: CollectReport, folder: Path) -> None:
         f"removed {counted(report.packs, 'pack')} ({show_bytes(report.removed_bytes)}), copied "
         f"{show_bytes(report.copied_bytes)} that is needed: {show_bytes(freed_bytes)} are free"
     )
-    if left := report.wasteful_packs - report.packs:
+    if left := report.wasteful_packs - report.collected - len(report.errors) - len(report.warnings):
         out.print(f"  some waste is left in {counted(left, 'pack')}: holdfast collect --all gives that back, too")
+    for warning in report.warnings:
+        out.print(f"  got round: {warning}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from holdfast.blocks.packfile import PACK_SUFFIX, pack_path
 from holdfast.blocks.scrub import LOST, DamagedBlock, lost_block, scrub_pack
-from holdfast.catalog import holders, packs
+from holdfast.catalog import holders, packs, releasing
 from holdfast.errors import HoldfastError, VaultError
 from holdfast.reports import ScrubReport, Silent, Stage, Watch, counted
 from holdfast.scrubbing.findings import Findings, files_that_need, of_block, of_pack
@@ -92,6 +92,14 @@ class _Run:
         known.was_looked_at(pack_id, len(damaged))  # should we be stopped before they are repaired
         if damaged and not self._settle(pack_id, damaged):
             known.was_looked_at(pack_id, 0)
+        if self.request.replace_lost:
+            self._forget_if_lost(pack_id)
+
+    def _forget_if_lost(self, pack_id: uuid.UUID) -> None:
+        """A pack that is said to be lost, and from which nothing is read any more, is no pack of the store."""
+        if not pack_path(self.vault.settings.packs_folder, pack_id).exists():
+            with self.vault.catalog.transaction() as connection:
+                releasing.empty_pack(connection, pack_id)
 
     def _told(self, pack_id: uuid.UUID, blocks: int, error: OSError | HoldfastError, *, doing: str) -> None:
         path = pack_path(self.vault.settings.packs_folder, pack_id)

@@ -33,10 +33,10 @@ class StoringRecorder:
         self._progress = progress
         self._looks: list[tuple[int, Sighting]] = []
 
-    def read(self, source: Source, entry: Entry, _known: PresentVersion | None, kept: Kept, /) -> ReadFile:
+    def read(self, source: Source, entry: Entry, known: PresentVersion | None, kept: Kept, /) -> ReadFile:
         for attempt in range(1, TRIES + 1):
             try:
-                return self._read_once(source, entry, kept)
+                return self._read_once(source, entry, known, kept)
             except steady.Changed:
                 if attempt == TRIES:
                     raise SourceError(
@@ -45,7 +45,7 @@ class StoringRecorder:
                 entry = _look_again(source, entry)
         raise AssertionError("unreachable")
 
-    def _read_once(self, source: Source, entry: Entry, kept: Kept) -> ReadFile:
+    def _read_once(self, source: Source, entry: Entry, before: PresentVersion | None, kept: Kept) -> ReadFile:
         looked_ns = steady.now_ns()
         descriptor = _open(source, entry)
         try:
@@ -61,10 +61,14 @@ class StoringRecorder:
         known = self._writer.find(content) if content.size_bytes else None
         if known is not None:
             pieces, segments = known
-        elif content.size_bytes and not pieces:
+        elif content.size_bytes and not pieces and not self._was_given_up(before, content):
             pieces = self._writer.keep_small(content.size_bytes)
         kept.read_bytes += content.size_bytes
         return ReadFile(entry, looked_ns, content, (pieces, segments), is_duplicate=known is not None)
+
+    def _was_given_up(self, before: PresentVersion | None, content: Content) -> bool:
+        """Whether the file holds what it held before, and the store gave that up: it need not have it again."""
+        return before is not None and before.version.content == content and self._catalog.was_released(content)
 
     def _keep(self, descriptor: int, entry: Entry) -> tuple[Content, Place]:
         """Read the whole file; a small one lies in room that is not claimed yet, a large one in blocks of its own."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -77,6 +78,11 @@ class MemoryStore:
             if end.version_id in self.versions:  # else it ends nothing, as in the catalog
                 self.ends.setdefault(end.version_id, end)
         self.released.update(item.content for item in group.manifest.releases)
+
+    def blocks_moved(self, places: Sequence[BlockPlace], pack_bytes: int) -> None:
+        for place in places:
+            self.packs[place.pack_id] = pack_bytes
+            self.blocks[place.locator] = place
 
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None:
         self.sealed[pack_id] = pack_bytes

@@ -94,13 +94,13 @@ def test_a_collector_waits_for_whoever_found_a_block(tmp_path: Path) -> None:
         keeper.sync()
         assert keeper.has(locator)
         assert not keeper.has(locator_of(b"other"))
-        generation = fence.raise_()
-        assert not fence.is_clear(generation)
+        fence.raise_to(1)
+        assert not fence.is_clear(1)
         keeper.named()
-        assert fence.is_clear(generation)
-        generation = fence.raise_()
-        assert not fence.is_clear(generation)
-    assert fence.is_clear(generation)
+        assert fence.is_clear(1)
+        fence.raise_to(2)
+        assert not fence.is_clear(2)
+    assert fence.is_clear(2)
 
 
 def test_a_put_that_fails_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

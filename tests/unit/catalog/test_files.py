@@ -12,7 +12,7 @@ from tests.unit.catalog.kit import ATTRIBUTES, OTHER, PACK, SOURCE, content, dig
 
 from holdfast.catalog import Catalog, files, schema
 from holdfast.catalog.files import PAGE_ROWS
-from holdfast.errors import VaultError
+from holdfast.errors import IntegrityError, VaultError
 from holdfast.values import (
     EMPTY_CONTENT,
     TIME_LIMIT_NS,
@@ -64,7 +64,7 @@ def test_law_6_a_group_told_twice_is_told_once(catalog: Catalog) -> None:
 
 def test_law_3_a_group_whose_blocks_are_unknown_is_not_recorded_at_all(catalog: Catalog) -> None:
     told = group(version(b"a", content("a")))
-    with pytest.raises(KeyError):
+    with pytest.raises(IntegrityError, match="not in the store"):
         catalog.group_durable(replace(told, blocks=()))
     assert count(catalog)["version"] == 0
     catalog.group_durable(told)

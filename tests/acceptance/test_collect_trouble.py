@@ -1,0 +1,315 @@
+"""Collecting when something is wrong: older catalogs, disks that are away, damage, kills, and others at work."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from tests.acceptance.conftest import Archive
+from tests.acceptance.nights import differences
+
+from holdfast import collecting
+from holdfast.blocks import Fence, packfile, packformat, recover_packs
+from holdfast.catalog import Catalog, files, packs, releasing
+from holdfast.cli.app import run
+from holdfast.collecting import CollectRequest, collect
+from holdfast.errors import EXIT_BUSY, EXIT_DATA_AT_RISK, EXIT_DONE, EXIT_FAILED
+from holdfast.releasing import ReleaseRequest, release
+from holdfast.restoring import RestoreRequest, restore
+from holdfast.scrubbing import ScrubRequest, scrub
+from holdfast.testing import flip_bit
+from holdfast.vault import opened, owned
+
+Capture = pytest.CaptureFixture[str]
+EVERYTHING = CollectRequest(everything=True)
+
+
+@pytest.fixture
+def vault(vault: Path) -> Path:
+    """A vault whose owner lets virtual cartridges count: there are no others here."""
+    settings = vault / "holdfast.toml"
+    settings.write_text(
+        settings.read_text().replace("virtual_counts_as_proof = false", "virtual_counts_as_proof = true")
+    )
+    return vault
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Path:
+    night = tmp_path / "night"
+    night.mkdir()
+    (night / "large").write_bytes(os.urandom(400_000))
+    for number in range(3):
+        (night / f"small-{number}").write_bytes(os.urandom(10_000))
+    return night
+
+
+@pytest.fixture
+def staged(vault: Path, night: Path, archived: Archive) -> Path:
+    """A vault whose night is in the store only."""
+    settings = vault / "holdfast.toml"
+    settings.write_text(settings.read_text().replace('start_at = "0 B"', 'start_at = "1 GB"'))
+    archived(night)
+    return vault
+
+
+@pytest.fixture
+def proven(vault: Path, night: Path, archived: Archive) -> Path:
+    assert archived(night, now=True).exit_code() == 0
+    return vault
+
+
+def give_up(vault: Path, *names: str) -> None:
+    """As a release that law 4 allows: there may be no tapes here."""
+    with opened(vault) as held, held.catalog.transaction() as connection:
+        meant = [v.version.content for v in files.all_versions(connection) if v.version.path.decode() in names]
+        rows = releasing.stored_contents(connection, [content for content in meant if content is not None])
+        releasing.release_contents(connection, rows, time.time_ns())
+
+
+def store_bytes(vault: Path) -> int:
+    return sum(path.stat().st_size for path in (vault / "packs").glob("*.pack"))
+
+
+def names_in_packs(vault: Path, folder: Path) -> set[str]:
+    """What whoever has nothing but the packs knows of; and all of it that is in the store comes back."""
+    folder.mkdir()
+    shutil.copytree(vault / "packs", folder / "packs")
+    with Catalog(folder / "catalog.db") as catalog:
+        recover_packs(folder / "packs", known=catalog, sink=catalog, fence=Fence(folder / "fence"))
+        with catalog.reading() as connection:
+            return {v.version.path.decode() for v in files.all_versions(connection) if v.version.content}
+
+
+def stored_names(vault: Path) -> set[str]:
+    with opened(vault) as held:
+        with held.catalog.reading() as connection:
+            versions = [item.version for item in files.all_versions(connection)]
+        return {v.path.decode() for v in versions if v.content and held.catalog.find_segments(v.content)}
+
+
+SMALLS = {"small-0", "small-1", "small-2"}
+
+
+@pytest.mark.parametrize("then", ["collect", "scrub", "archive"])
+def test_law_1_an_older_catalog_that_is_put_back_loses_nothing(
+    staged: Path, night: Path, tmp_path: Path, archived: Archive, then: str
+) -> None:
+    """It says that blocks lie in a pack that was collected since; another pack has them."""
+    shutil.copytree(staged / "catalog", tmp_path / "older")
+    give_up(staged, "large")
+    assert collect(staged, EVERYTHING).packs
+    shutil.rmtree(staged / "catalog")
+    shutil.copytree(tmp_path / "older", staged / "catalog")
+    if then == "collect":
+        assert collect(staged, CollectRequest()).errors == []
+    elif then == "scrub":
+        with owned(staged, "test", print):
+            pass
+        assert {
+            error.expected for error in scrub(staged, ScrubRequest(repair=False)).errors if "small" in str(error)
+        } == set()
+    else:
+        other = tmp_path / "other"
+        other.mkdir()
+        for name in SMALLS:
+            shutil.copy(night / name, other)
+        archived(other)
+        report = restore(staged, RestoreRequest(to=tmp_path / "back", patterns=("other",)))
+        assert (report.exit_code(), differences(other, tmp_path / "back/other")) == (0, [])
+    for _ in range(2):
+        collect(staged, EVERYTHING)
+        for name in SMALLS:
+            to = tmp_path / "back" / str(time.time_ns())
+            report = restore(staged, RestoreRequest(to=to, patterns=(f"night/{name}",)))
+            assert (report.exit_code(), report.errors) == (0, [])
+            assert (to / "night" / name).read_bytes() == (night / name).read_bytes()
+
+
+def test_what_a_writer_found_for_one_group_it_may_name_in_a_later_one(staged: Path) -> None:
+    with opened(staged) as held, held.store_writer() as writer:
+        writer.barrier()
+        give_up(staged, "large")
+        assert collect(staged, EVERYTHING).waiting
+        writer.barrier()
+        assert collect(staged, EVERYTHING).waiting
+        writer.named()
+        assert not collect(staged, EVERYTHING).waiting
+
+
+def test_a_damaged_index_and_a_lost_catalog_lose_no_name(staged: Path, tmp_path: Path) -> None:
+    give_up(staged, "large")
+    collect(staged, EVERYTHING)
+    assert names_in_packs(staged, tmp_path / "whole") == {"large", *SMALLS}
+    for path in (staged / "packs").glob("*.pack"):
+        with path.open("rb") as file:
+            footer = packfile.read_footer(file.fileno())
+        assert footer is not None
+        flip_bit(path, footer.index_offset + packformat.HEADER_BYTES + 10)
+    assert names_in_packs(staged, tmp_path / "damaged") == {"large", *SMALLS}
+
+
+def test_a_damaged_block_and_a_lost_catalog_lose_no_other_name(staged: Path, tmp_path: Path) -> None:
+    with opened(staged) as held, held.catalog.reading() as connection:
+        (pack_id,) = packs.sealed_packs(connection)
+        place = packs.blocks_of_pack(connection, pack_id)[0]
+    flip_bit(staged / f"packs/{pack_id}.pack", place.offset_bytes + 1000)
+    assert names_in_packs(staged, tmp_path / "damaged") in (SMALLS, {"large"})
+
+
+def test_a_store_whose_disk_is_away_is_left_alone(staged: Path, tmp_path: Path) -> None:
+    give_up(staged, "large")
+    (staged / "packs").rename(tmp_path / "disk")
+    (staged / "packs").mkdir()
+    report = collect(staged, EVERYTHING)
+    assert report.exit_code() == EXIT_DATA_AT_RISK
+    assert "is its disk mounted?" in str(report.errors[0])
+    assert list((staged / "packs").iterdir()) == []
+    (staged / "packs").rmdir()
+    (tmp_path / "disk").rename(staged / "packs")
+    assert collect(staged, EVERYTHING).exit_code() == 0
+    assert names_in_packs(staged, tmp_path / "names") == {"large", *SMALLS}
+
+
+def test_files_that_are_only_looked_at_again_do_not_fill_the_store_again(
+    proven: Path, night: Path, archived: Archive
+) -> None:
+    release(proven, ReleaseRequest())
+    collect(proven, EVERYTHING)
+    before = store_bytes(proven)
+    assert before < 20_000
+    for _ in range(2):
+        for path in night.iterdir():
+            path.chmod(0o600)
+            path.chmod(0o644)
+        (night / f"new-{time.time_ns()}").write_bytes(b"new")
+        assert archived(night, now=True).exit_code() == 0
+        release(proven, ReleaseRequest())
+        collect(proven, EVERYTHING)
+    assert store_bytes(proven) < before + 40_000
+
+
+def test_what_was_released_amid_a_collection_that_ends_there_stays_released(
+    proven: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release(proven, ReleaseRequest(patterns=("night/large",)))
+
+    def interrupt(*_: object) -> None:
+        assert release(proven, ReleaseRequest(patterns=("night/small-0", "night/small-1"))).contents == 2
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting, "_switch", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            collect(proven, EVERYTHING)
+    assert stored_names(proven) == {"small-2"}
+    assert collect(proven, EVERYTHING).errors == []
+    assert stored_names(proven) == {"small-2"}
+    assert collect(proven, EVERYTHING).wasteful_packs == 0
+
+
+def test_a_pack_with_damaged_names_stays_and_costs_nothing_more(proven: Path, capsys: Capture) -> None:
+    release(proven, ReleaseRequest())
+    for path in (proven / "packs").glob("*.pack"):
+        flip_bit(path, path.read_bytes().rindex(b'{"is":"version"') + 40)
+    before = store_bytes(proven)
+    for _ in range(3):
+        report = collect(proven, EVERYTHING)
+        assert (report.exit_code(), len(report.warnings), store_bytes(proven)) == (0, 1, before)
+    assert run(["collect", "--vault", str(proven)]) == EXIT_DONE
+    shown = capsys.readouterr().out
+    assert "got round: a pack of which little is needed stays" in shown
+    assert "some waste is left" not in shown
+
+
+def test_rotten_bytes_that_nothing_needs_are_no_risk(proven: Path) -> None:
+    with opened(proven) as held, held.catalog.reading() as connection:
+        (pack_id,) = packs.sealed_packs(connection)
+        place = packs.blocks_of_pack(connection, pack_id)[0]
+    flip_bit(proven / f"packs/{pack_id}.pack", place.offset_bytes + 1000)
+    release(proven, ReleaseRequest())
+    report = scrub(proven, ScrubRequest())
+    assert (report.exit_code(), report.errors) == (0, [])
+    assert "nothing needs it" in " ".join(map(str, report.warnings))
+    assert collect(proven, EVERYTHING).exit_code() == 0
+
+
+def test_a_pack_that_is_collected_under_a_scrub_is_not_missed(proven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    release(proven, ReleaseRequest(patterns=("night/large",)))
+    real, done = packs.blocks_of_pack, list[int]()
+
+    def meanwhile(*arguments: object) -> object:
+        found = real(*arguments)  # type: ignore[arg-type]
+        if not done:
+            done.append(collect(proven, EVERYTHING).packs)
+        return found
+
+    monkeypatch.setattr(packs, "blocks_of_pack", meanwhile)
+    report = scrub(proven, ScrubRequest())
+    assert done == [1]
+    assert (report.exit_code(), report.errors, report.damaged_blocks) == (0, [], 0)
+
+
+def test_a_pack_that_is_lost_for_good_is_forgotten_when_that_is_said(proven: Path, night: Path, tmp_path: Path) -> None:
+    release(proven, ReleaseRequest(patterns=("night/large",)))
+    for path in (proven / "packs").glob("*.pack"):
+        path.unlink()
+    assert collect(proven, EVERYTHING).exit_code() == EXIT_DATA_AT_RISK
+    assert scrub(proven, ScrubRequest(replace_lost=True)).exit_code() == 0
+    assert collect(proven, EVERYTHING).exit_code() == 0
+    assert scrub(proven, ScrubRequest()).exit_code() == 0
+    report = restore(proven, RestoreRequest(to=tmp_path / "back"))
+    assert (report.exit_code(), differences(night, tmp_path / "back/night")) == (0, [])
+
+
+def test_what_was_collected_before_an_interruption_is_removed_and_counted_right(
+    proven: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    release(proven, ReleaseRequest())
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting, "_remove", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            collect(proven, EVERYTHING)
+    assert run(["collect", "--vault", str(proven)]) == EXIT_DONE
+    shown = capsys.readouterr().out
+    assert "removed 1 pack " in shown
+    assert "left" not in shown
+
+
+def test_equal_files_are_one_content_however_many_there_are(
+    vault: Path, tmp_path: Path, archived: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = tmp_path / "same"
+    same.mkdir()
+    for number in range(9):
+        (same / f"f{number}").write_bytes(b"equal" * 1000)
+    archived(same, now=True)
+    monkeypatch.setattr(releasing, "PAGE_ROWS", 2)
+    for dry_run in (True, False):
+        report = release(vault, ReleaseRequest(dry_run=dry_run))
+        assert (report.contents, report.released_bytes, report.refused) == (1, 5000, 0)
+
+
+def test_a_release_is_told_though_no_room_can_be_given_back(proven: Path, capsys: Capture) -> None:
+    with collecting._alone(proven / "fence"):
+        assert run(["release", "--from", "store", "--vault", str(proven), "--json"]) == EXIT_FAILED
+    document = json.loads(capsys.readouterr().out)
+    assert document["contents"] == 4
+    assert document["errors"][0]["error"] == "another collection is under way"
+    with collecting._alone(proven / "fence"):
+        assert run(["collect", "--vault", str(proven)]) == EXIT_BUSY
+
+
+def test_names_that_mean_nothing_are_told(proven: Path, capsys: Capture) -> None:
+    assert run(["release", "nix", "--from", "store", "--vault", str(proven)]) == EXIT_FAILED
+    assert "nothing in the vault has such a name" in capsys.readouterr().err
+    assert run(["release", "night", "--from", "store", "--vault", str(proven)]) == EXIT_DONE
+    assert run(["release", "night", "--from", "store", "--vault", str(proven)]) == EXIT_DONE  # nothing is left to do
