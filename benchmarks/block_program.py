@@ -248,7 +248,7 @@ class Arvados:
 def api() -> Any:
     """What the client asks of its API server, without one."""
     classes = {"StorageClasses": {"default": {"Default": True}}}
-    return SimpleNamespace(keep=None, config=lambda: classes, **{"_rootDesc": {"defaultCollectionReplication": 2}})
+    return SimpleNamespace(keep=None, config=lambda: classes, _rootDesc={"defaultCollectionReplication": 2})
 
 
 class Blake3:
