@@ -291,6 +291,18 @@ class ReleaseReport(Report):
         return bool(self.errors) or (self.named and bool(self.refused))
 
 
+@dataclass(slots=True)
+class DoctorReport(Report):
+    """What `doctor` looked at. `foreign`: what is in the folder of packs and is none. After a repair `totals` has what the
+    catalog learnt by it.
+    """
+
+    packs: int = 0
+    blocks: int = 0
+    versions: int = 0
+    foreign: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class FoundTape:
     """A cartridge that `rebuild` met: `rebuilt`, `known` already, `blank`, `not read`, or `not rebuilt`, and why."""

@@ -214,7 +214,9 @@ class SqlTasks:
                     self._database.numbers(self._store).count(done=len(freed), leased=-len(freed))
                 ended += freed
             for places, group in _in_groups(seq for seq, _ in ended):
-                looking.connection.execute(_note(self._store, f"seq IN ({places})", ":owner", ":begun_ns"), noted | group)
+                looking.connection.execute(
+                    _note(self._store, f"seq IN ({places})", ":owner", ":begun_ns"), noted | group
+                )
         self._forget_some()
         return dict.fromkeys((key for _, key in ended), first.token)
 
