@@ -11,12 +11,10 @@ nothing ever named.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import uuid
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from holdfast import durable
@@ -26,9 +24,9 @@ from holdfast.blocks.packfile import pack_path
 from holdfast.blocks.recover import has_left_packs
 from holdfast.catalog import packs, releasing
 from holdfast.catalog.releasing import Waste
-from holdfast.errors import BusyError, IntegrityError
+from holdfast.errors import IntegrityError
 from holdfast.reports import CollectReport, Silent, Stage, Watch, counted
-from holdfast.values import show_bytes
+from holdfast.values import Locator, show_bytes
 from holdfast.vault import Vault, opened, owned
 
 WASTE_SHARE = 0.5
@@ -52,10 +50,9 @@ def collect(folder: Path, request: CollectRequest, watch: Watch | None = None) -
     """
     watch = watch or Silent()
     report = CollectReport(vault=str(folder))
-    with opened(folder) as vault, _alone(vault.settings.fence_folder):
+    with opened(folder) as vault, (fence := Fence(vault.settings.fence_folder)).collecting():
         _adopt_left(vault, report)
         _remove_emptied(vault, report)
-        fence = Fence(vault.settings.fence_folder)
         with vault.catalog.transaction() as connection:
             generation = releasing.condemn(connection, fence.newest() + 1)
             releasing.begin_to_carry(connection)
@@ -74,21 +71,6 @@ def collect(folder: Path, request: CollectRequest, watch: Watch | None = None) -
 
 def _is_mostly_waste(item: Waste) -> bool:
     return item.block_bytes - item.needed_bytes >= WASTE_SHARE * item.block_bytes
-
-
-@contextmanager
-def _alone(fence_folder: Path) -> Generator[None, None, None]:
-    """One collector at a time."""
-    durable.make_folder(fence_folder)
-    path = fence_folder / "collect.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise BusyError("another collection is under way", place=str(path), hint="let it end") from None
-    finally:
-        os.close(descriptor)
 
 
 def _adopt_left(vault: Vault, report: CollectReport) -> None:
@@ -123,12 +105,17 @@ def _gather(vault: Vault, gatherer: Gatherer, item: Waste, stage: Stage, report:
     with vault.catalog.reading() as connection:
         needed = releasing.needed_blocks(connection, item.pack_id)
     try:
-        gatherer.add_pack(item.pack_id, needed, vault.catalog.find_block)
+        gatherer.add_pack(item.pack_id, needed, vault.catalog.find_block, partial(_known, vault))
     except IntegrityError as error:
         report.errors.append(error)
     except DamagedNames as damaged:  # nobody can mend it, and it stays: no reason to fail each time
         report.warnings.append(damaged.error)
     stage.advance(item.needed_bytes)
+
+
+def _known(vault: Vault, locators: Iterable[Locator]) -> set[Locator]:
+    with vault.catalog.reading() as connection:
+        return packs.known_blocks(connection, locators)
 
 
 def _switch(vault: Vault, gathered: Gathered) -> None:

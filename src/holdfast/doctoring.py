@@ -21,44 +21,69 @@ from holdfast.blocks import manifest as manifests
 from holdfast.blocks.packfile import PACK_SUFFIX, list_records, own_pack, pack_path, read_footer, read_record
 from holdfast.blocks.packformat import IndexEntry, RecordType
 from holdfast.catalog import Catalog, files, packs
-from holdfast.errors import HoldfastError, IntegrityError
+from holdfast.config import open_vault
+from holdfast.errors import HoldfastError, IntegrityError, VaultError
 from holdfast.reports import DoctorReport, Silent, Watch, counted
-from holdfast.values import BlockPlace, Content, Locator
+from holdfast.values import BlockPlace, Content, Locator, Segment
 from holdfast.vault import Vault, opened, owned
 
 
 def examine(folder: Path, watch: Watch | None = None) -> DoctorReport:
-    """Look at every pack; what does not agree are the report's errors, what is only noteworthy its warnings."""
+    """Look at every pack; what does not agree are the report's errors, what is only noteworthy its warnings.
+
+    Raises `VaultError` when the folder of packs is gone.
+    """
     watch = watch or Silent()
     report = DoctorReport(vault=str(folder))
     with opened(folder) as vault:
         with vault.catalog.reading() as connection:
-            known = packs.sealed_packs(connection)
+            known = packs.known_packs(connection)
+        _check_mounted(vault.settings.packs_folder)
         found = dict(_found(vault.settings.packs_folder, report))
-        with watch.stage("look", sum(path.stat().st_size for path in found.values())) as stage:
+        with watch.stage("look", sum(map(_size_bytes, found.values()))) as stage:
             for pack_id, path in sorted(found.items()):
-                size_bytes = path.stat().st_size
-                _examine(vault, pack_id, path, report, is_known=pack_id in known)
+                size_bytes = _size_bytes(path)
+                if not known.get(pack_id):  # an emptied one is only waiting to be removed
+                    _examine(vault, pack_id, path, report)
                 stage.advance(size_bytes)
             report.stages.append(stage.done())
         for pack_id in sorted(known.keys() - found.keys()):
-            report.errors.append(_missing(vault, pack_id))
+            if not known[pack_id] and _is_missing(vault, pack_id):
+                report.errors.append(_missing(vault, pack_id))
         report.packs = len(found)
     return report
+
+
+def _check_mounted(folder: Path) -> None:
+    if not folder.is_dir():
+        raise VaultError(
+            "the folder of packs is gone: is its disk mounted?", place=str(folder), hint="mount it, and run this again"
+        )
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0  # collected since it was listed
+
+
+def _is_missing(vault: Vault, pack_id: uuid.UUID) -> bool:
+    """Whether the catalog still knows the pack, and its file is not there: it may have been collected meanwhile."""
+    with vault.catalog.reading() as connection:
+        is_emptied = packs.known_packs(connection).get(pack_id, True)
+    return not is_emptied and not pack_path(vault.settings.packs_folder, pack_id).exists()
 
 
 def repair(folder: Path, watch: Watch | None = None) -> DoctorReport:
     """Take every pack over again, and look once more. Raises `BusyError` when somebody else works on the vault."""
     watch = watch or Silent()
     warnings: list[HoldfastError] = []
-    with owned(folder, "doctor", warnings.append) as vault:
-        before = _counts(vault)
-        recover_packs(
-            vault.settings.packs_folder,
-            known=_Unsettled(vault.catalog),
-            sink=vault.catalog,
-            fence=Fence(vault.settings.fence_folder),
-        )
+    before = _before(folder)
+    fence = Fence(open_vault(folder).fence_folder)
+    with fence.collecting(), owned(folder, "doctor", warnings.append) as vault:
+        _check_mounted(vault.settings.packs_folder)
+        recover_packs(vault.settings.packs_folder, known=_Unsettled(vault.catalog), sink=vault.catalog, fence=fence)
         gained = {name: count - before[name] for name, count in _counts(vault).items() if count > before[name]}
     watch.say("taken over: " + (", ".join(counted(count, name) for name, count in gained.items()) or "nothing new"))
     report = examine(folder, watch)
@@ -69,18 +94,30 @@ def repair(folder: Path, watch: Watch | None = None) -> DoctorReport:
 
 @dataclass(frozen=True, slots=True)
 class _Unsettled:
-    """The catalog, as if no pack had been taken over yet."""
+    """The catalog, as if no pack had been taken over yet; those that are only waiting to be removed are let go."""
 
     catalog: Catalog
 
-    def pack_is_sealed(self, pack_id: uuid.UUID) -> bool:  # noqa: ARG002
-        return False
+    def pack_is_sealed(self, pack_id: uuid.UUID) -> bool:
+        with self.catalog.reading() as connection:
+            return packs.pack_is_emptied(connection, pack_id)
 
-    def find_block_to_name(self, locator: Locator) -> BlockPlace | None:
-        return self.catalog.find_block_to_name(locator)
+    def find_block(self, locator: Locator) -> BlockPlace | None:
+        return self.catalog.find_block(locator)
+
+    def find_segments(self, content: Content) -> tuple[Segment, ...] | None:
+        return self.catalog.find_segments(content)
 
     def was_released(self, content: Content) -> bool:
         return self.catalog.was_released(content)
+
+
+def _before(folder: Path) -> dict[str, int]:
+    """What the catalog knows; nothing, if it is lost: opening the vault to work on it fills it."""
+    if not open_vault(folder).catalog_path.exists():
+        return {"block": 0, "version": 0}
+    with opened(folder) as vault:
+        return _counts(vault)
 
 
 def _counts(vault: Vault) -> dict[str, int]:
@@ -106,10 +143,11 @@ def _found(folder: Path, report: DoctorReport) -> Iterator[tuple[uuid.UUID, Path
             report.warnings.append(HoldfastError("not a pack, and left alone", place=str(path)))
 
 
-def _examine(vault: Vault, pack_id: uuid.UUID, path: Path, report: DoctorReport, *, is_known: bool) -> None:
+def _examine(vault: Vault, pack_id: uuid.UUID, path: Path, report: DoctorReport) -> None:
     with _opened(path) as descriptor:
         if descriptor is None:
             return  # collected since it was listed
+        is_known = vault.catalog.pack_is_sealed(pack_id)
         if not is_known and not own_pack(descriptor):
             report.warnings.append(HoldfastError("somebody is writing this pack", place=str(path)))
             return

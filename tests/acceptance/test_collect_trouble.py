@@ -299,12 +299,12 @@ def test_equal_files_are_one_content_however_many_there_are(
 
 
 def test_a_release_is_told_though_no_room_can_be_given_back(proven: Path, capsys: Capture) -> None:
-    with collecting._alone(proven / "fence"):
+    with Fence(proven / "fence").collecting():
         assert run(["release", "--from", "store", "--vault", str(proven), "--json"]) == EXIT_FAILED
     document = json.loads(capsys.readouterr().out)
     assert document["contents"] == 4
     assert document["errors"][0]["error"] == "another collection is under way"
-    with collecting._alone(proven / "fence"):
+    with Fence(proven / "fence").collecting():
         assert run(["collect", "--vault", str(proven)]) == EXIT_BUSY
 
 
@@ -313,3 +313,101 @@ def test_names_that_mean_nothing_are_told(proven: Path, capsys: Capture) -> None
     assert "nothing in the vault has such a name" in capsys.readouterr().err
     assert run(["release", "night", "--from", "store", "--vault", str(proven)]) == EXIT_DONE
     assert run(["release", "night", "--from", "store", "--vault", str(proven)]) == EXIT_DONE  # nothing is left to do
+
+
+def collect_and_be_killed_before_the_removal(vault: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collecting, "_remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            collect(vault, EVERYTHING)
+
+
+def check_restored(vault: Path, folder: Path, to: Path) -> None:
+    report = restore(vault, RestoreRequest(to=to, patterns=(folder.name,)))
+    assert (report.exit_code(), report.errors) == (0, [])
+    assert differences(folder, to / folder.name) == []
+
+
+def test_a_pack_that_waits_to_be_removed_is_not_named_again(
+    staged: Path, night: Path, tmp_path: Path, archived: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A doctor comes by, and then a file with a block that had been given up."""
+    give_up(staged, "large")
+    collect_and_be_killed_before_the_removal(staged, monkeypatch)
+    assert run(["doctor", "--vault", str(staged)]) == EXIT_DONE
+    assert run(["doctor", "--repair", "--vault", str(staged)]) == EXIT_DONE
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "begins-alike").write_bytes((night / "large").read_bytes() + b"and more")
+    archived(other)
+    for number in range(2):
+        assert collect(staged, EVERYTHING).errors == []
+        check_restored(staged, other, tmp_path / f"back-{number}")
+
+
+def test_a_repair_points_to_no_pack_that_is_to_be_removed(
+    staged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_up(staged, "large")
+    before = {path.name for path in (staged / "packs").glob("*.pack")}
+    collect_and_be_killed_before_the_removal(staged, monkeypatch)
+    (new,) = {path for path in (staged / "packs").glob("*.pack") if path.name not in before}
+    with opened(staged) as held, held.catalog.reading() as connection:
+        places = [p for pack_id in packs.sealed_packs(connection) for p in packs.blocks_of_pack(connection, pack_id)]
+    for place in places:
+        flip_bit(new, place.offset_bytes + 1000)
+    assert scrub(staged, ScrubRequest()).exit_code() == 0  # from the source
+    collect(staged, EVERYTHING)
+    report = restore(staged, RestoreRequest(to=tmp_path / "back", patterns=("night/small-*",)))
+    assert (report.exit_code(), report.errors) == (0, [])
+
+
+def test_law_1_bytes_that_were_stored_again_are_found_after_an_older_catalog(
+    staged: Path, night: Path, tmp_path: Path, archived: Archive
+) -> None:
+    """The older catalog knows the first place only, which was collected; the second one is another block."""
+    shutil.copytree(staged / "catalog", tmp_path / "older")
+    give_up(staged, "large", *SMALLS)
+    assert collect(staged, EVERYTHING).packs
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(night / "small-1", other)
+    archived(other)
+    shutil.rmtree(staged / "catalog")
+    shutil.copytree(tmp_path / "older", staged / "catalog")
+    for number in range(2):
+        run(["doctor", "--repair", "--vault", str(staged)])
+        check_restored(staged, other, tmp_path / f"back-{number}")
+        collect(staged, EVERYTHING)
+    check_restored(staged, other, tmp_path / "back")
+
+
+def test_a_block_that_the_catalog_has_never_heard_of_stays(staged: Path, capsys: Capture) -> None:
+    from sqlalchemy import delete
+
+    from holdfast.catalog.schema import block, segment
+
+    give_up(staged, "large")
+    with opened(staged) as held, held.catalog.transaction() as connection:
+        connection.execute(delete(segment))
+        connection.execute(delete(block).where(block.c.released.is_(False)))
+    before = {path.name for path in (staged / "packs").glob("*.pack")}
+    assert run(["collect", "--all", "--vault", str(staged)]) == EXIT_DATA_AT_RISK
+    assert "holdfast doctor --repair" in capsys.readouterr().err
+    assert {path.name for path in (staged / "packs").glob("*.pack")} == before
+    assert run(["doctor", "--repair", "--vault", str(staged)]) == EXIT_DONE
+    assert stored_names(staged) >= SMALLS
+
+
+def test_a_pack_that_was_said_to_be_lost_and_comes_back_is_taken_over(proven: Path, tmp_path: Path) -> None:
+    release(proven, ReleaseRequest())
+    (path,) = (proven / "packs").glob("*.pack")
+    path.rename(tmp_path / path.name)
+    assert scrub(proven, ScrubRequest(replace_lost=True)).exit_code() == 0
+    (tmp_path / path.name).rename(path)
+    for _ in range(2):
+        collect(proven, EVERYTHING)
+    assert names_in_packs(proven, tmp_path / "names") == {"large", *SMALLS}

@@ -17,7 +17,7 @@ from holdfast.blocks import packfile
 from holdfast.catalog import Catalog, schema
 from holdfast.cli.app import run
 from holdfast.doctoring import examine, repair
-from holdfast.errors import EXIT_BUSY, EXIT_DATA_AT_RISK, EXIT_DONE
+from holdfast.errors import EXIT_BUSY, EXIT_DATA_AT_RISK, EXIT_DONE, EXIT_FAILED
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.testing import flip_bit
 from holdfast.vault import opened
@@ -98,7 +98,7 @@ def test_a_lost_catalog_is_made_again_from_packs_alone(kept: Path, night: Path, 
     shutil.rmtree(kept / "catalog")
     shutil.rmtree(kept / "library")
     report = repair(kept)
-    assert (report.exit_code(), report.versions, report.totals) == (0, 7, {})  # the vault was filled as it was opened
+    assert (report.exit_code(), report.versions, report.totals["version"]) == (0, 7, 7)
     check_store(kept, night, tmp_path / "back")
 
 
@@ -144,3 +144,11 @@ def test_repairing_waits_for_nobody(kept: Path, capsys: Capture) -> None:
         assert run(["doctor", "--json", "--vault", str(kept)]) == EXIT_DONE
     document = json.loads(capsys.readouterr().out)
     assert (document["packs"], document["errors"]) == (1, [])
+
+
+def test_a_lost_catalog_is_told_with_the_way_out(kept: Path, capsys: Capture) -> None:
+    shutil.rmtree(kept / "catalog")
+    assert run(["ls", "--vault", str(kept)]) == EXIT_FAILED
+    shown = capsys.readouterr().err
+    assert "the vault has lost its catalog" in shown
+    assert "holdfast doctor --repair" in shown

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from holdfast import durable
+from holdfast.errors import BusyError
 
 
 class Pass:
@@ -55,6 +56,21 @@ class Fence:
             yield
         finally:
             held.end()
+
+    @contextmanager
+    def collecting(self) -> Generator[None, None, None]:
+        """Be the only one who removes packs, or takes settled ones over again. Raises `BusyError`."""
+        durable.make_folder(self._folder)
+        path = self._folder / "collect.lock"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError("another collection is under way", place=str(path), hint="let it end") from None
+            yield
+        finally:
+            os.close(descriptor)
 
     def newest(self) -> int:
         """The generation of which passes are taken now."""

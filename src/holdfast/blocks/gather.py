@@ -27,6 +27,7 @@ from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace, Locator, Release
 
 FindBlock = Callable[[Locator], BlockPlace | None]
+KnownBlocks = Callable[[Iterable[Locator]], set[Locator]]
 
 
 @dataclass(slots=True)
@@ -67,11 +68,13 @@ class Gatherer:
         """Say that these contents were released."""
         self._append_manifest(manifests.encode(Manifest((), (), (), tuple(releases))))
 
-    def add_pack(self, pack_id: uuid.UUID, needed: Iterable[BlockPlace], find_block: FindBlock) -> None:
+    def add_pack(
+        self, pack_id: uuid.UUID, needed: Iterable[BlockPlace], find_block: FindBlock, known: KnownBlocks
+    ) -> None:
         """Copy what is needed of a pack: these blocks, and all its manifests.
 
         A block that is read from another pack, and is not whole there, is copied from here as well. Raises
-        `IntegrityError` when a needed block is damaged, and `DamagedNames` when a manifest is, or nobody can tell what is
+        `IntegrityError` when a needed block is damaged, or one is here that the index has never heard of; and `DamagedNames` when a manifest is, or nobody can tell what is
         in the pack; then the pack is not among those that may go.
         """
         path = pack_path(self._folder, pack_id)
@@ -81,6 +84,7 @@ class Gatherer:
                 named = [read_record(descriptor, pack_id, e) for e in records if e.type is RecordType.MANIFEST]
             except (IntegrityError, OSError) as error:
                 raise DamagedNames(_stays(path, error)) from error
+            _check_known(path, records, known)
             try:
                 for place in needed:
                     self._result.moved[place] = self._copy_block(descriptor, place)
@@ -143,6 +147,19 @@ def _opened(path: Path) -> Generator[int, None, None]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _check_known(path: Path, records: Sequence[IndexEntry], known: KnownBlocks) -> None:
+    """Nobody can say of a block that it is not needed, if nobody knows what named it."""
+    here = {Locator(entry.blake3, entry.payload_bytes) for entry in records if entry.type is RecordType.BLOCK}
+    if unknown := here - known(here):
+        raise IntegrityError(
+            "a pack of which little is needed stays, as it holds blocks that the catalog does not know",
+            place=str(path),
+            expected="what the catalog knows",
+            found=f"{len(unknown)} more",
+            hint="holdfast doctor --repair takes them into the catalog; then collect again",
+        )
 
 
 class DamagedNames(Exception):

@@ -25,7 +25,7 @@ from holdfast.blocks.packfile import FoundRecord
 from holdfast.blocks.packformat import RecordHeader, RecordType
 from holdfast.blocks.store import DurableGroup, GroupSink
 from holdfast.errors import IntegrityError
-from holdfast.values import BlockPlace, Content, Locator
+from holdfast.values import BlockPlace, Content, Locator, Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,12 @@ class Known(Protocol):
         """Whether a pack is settled: sealed, and known to be."""
         ...
 
-    def find_block_to_name(self, locator: Locator) -> BlockPlace | None:
-        """The place of a durable block that may be named, or None."""
+    def find_block(self, locator: Locator) -> BlockPlace | None:
+        """The place of a durable block, or None."""
+        ...
+
+    def find_segments(self, content: Content) -> tuple[Segment, ...] | None:
+        """The segments of a durable, non-empty content, or None."""
         ...
 
     def was_released(self, content: Content) -> bool:
@@ -166,6 +170,8 @@ def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink) -> _Adopted | 
         durable.sync_folder(pack.path.parent)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         found = list(packfile.scan_pack(descriptor, pack.id))
+        if not os.fstat(descriptor).st_nlink:
+            return None  # removed meanwhile
         if not found and _was_never_whole(descriptor, pack.id, known):
             pack.path.unlink()
             durable.sync_folder(pack.path.parent)
@@ -184,7 +190,7 @@ def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink) -> _Adopted | 
 
 def _point_to(pack: _LeftPack, descriptor: int, places: tuple[BlockPlace, ...], known: Known, sink: GroupSink) -> None:
     """Blocks that are said to lie in a pack that is gone, as a catalog from before a collection says it."""
-    gone = [place for place in places if (at := known.find_block_to_name(place.locator)) and not _is_there(pack, at)]
+    gone = [place for place in places if (at := known.find_block(place.locator)) and not _is_there(pack, at)]
     if gone:
         sink.blocks_moved(gone, os.fstat(descriptor).st_size)
 
@@ -215,7 +221,7 @@ def _was_never_whole(descriptor: int, pack_id: uuid.UUID, known: Known) -> bool:
     is_torn = header.type is RecordType.BLOCK and header.end_offset > size
     if not is_torn:
         return False
-    place = known.find_block_to_name(FoundRecord(header).place().locator)
+    place = known.find_block(FoundRecord(header).place().locator)
     return place is None or place.pack_id != pack_id  # a repair that was cut off was of a block that lies elsewhere
 
 
@@ -248,6 +254,8 @@ def _adopt_versions(adopted: _Adopted, known: Known, sink: GroupSink) -> tuple[R
         for header in adopted.manifests:
             manifest = manifests.decode(packfile.read_payload(descriptor, header))
             versions = tuple(_whole_versions(manifest.versions, known, may_lack=adopted.was_sealed))
+            if lost := list(_misplaced(adopted.pack, versions, known)):
+                sink.places_lost(lost)
             sink.group_durable(_group(adopted.pack, descriptor, Manifest(manifest.sources, versions)))
             if len(versions) == len(manifest.versions):
                 whole.append(header)
@@ -258,10 +266,20 @@ def _whole_versions(versions: tuple[StoredVersion, ...], known: Known, *, may_la
     """Those of which every block is there; and those of released contents, without a place."""
     for stored in versions:
         content = stored.version.content
-        if all(known.find_block_to_name(segment.locator) is not None for segment in stored.segments):
+        if all(known.find_block(segment.locator) is not None for segment in stored.segments):
             yield stored
         elif may_lack and content is not None and known.was_released(content):
             yield replace(stored, segments=())
+
+
+def _misplaced(pack: _LeftPack, versions: tuple[StoredVersion, ...], known: Known) -> Iterator[Content]:
+    """Contents that have a place here, and of which a block is said to lie in a pack that is gone."""
+    for stored in versions:
+        content = stored.version.content
+        if content is not None and stored.segments:
+            places = [known.find_block(segment.locator) for segment in known.find_segments(content) or ()]
+            if any(place is None or not _is_there(pack, place) for place in places):
+                yield content
 
 
 def _adopt_ends(pack: _LeftPack, headers: tuple[RecordHeader, ...], sink: GroupSink) -> None:

@@ -65,6 +65,10 @@ class GroupSink(Protocol):
         """These blocks are to be read from here from now on; all from one pack, which is so long."""
         ...
 
+    def places_lost(self, contents: Sequence[Content]) -> None:
+        """These contents do not lie where the sink thinks; it is told next where they do."""
+        ...
+
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None: ...
 
 

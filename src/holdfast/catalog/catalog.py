@@ -124,6 +124,10 @@ class Catalog:
             for place in places:
                 packs.move_block(connection, place, pack_bytes)
 
+    def places_lost(self, contents: Sequence[Content]) -> None:
+        with self._database.transaction() as connection:
+            releasing.forget_places(connection, contents)
+
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None:
         with self._database.transaction() as connection:
             packs.seal_pack(connection, pack_id, pack_bytes, block_bytes)
@@ -139,9 +143,13 @@ class Catalog:
 
 
 def _released_since(connection: Connection, group: _Group) -> set[Content]:
-    """Contents that only versions have which are known already, and that were released: what is adopted is older."""
-    ids = {stored.version.id for stored in group.manifest.versions}
-    known = files.version_row_numbers(connection, list(ids)).keys()
-    old = {s.version.content for s in group.manifest.versions if s.version.content and s.version.id in known}
-    new = {s.version.content for s in group.manifest.versions if s.version.id not in known}
-    return releasing.released_among(connection, old - new)
+    """Contents of versions that are known already and were seen before their release: what is adopted is older than that."""
+    named = [s.version for s in group.manifest.versions if s.version.content is not None]
+    known = files.version_row_numbers(connection, [version.id for version in named]).keys()
+    released = releasing.releases_of(connection, {v.content for v in named if v.content is not None})
+    found = set[Content]()
+    for version in named:
+        content = version.content
+        if content is not None and version.id in known and version.seen_ns <= released.get(content, 0):
+            found.add(content)
+    return found - {version.content for version in named if version.id not in known}

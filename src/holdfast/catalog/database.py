@@ -112,6 +112,13 @@ class Database:
         try:
             with durable.disk_full_explained(self.path):
                 return os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except FileNotFoundError as error:
+            raise VaultError(
+                "the vault has lost its catalog",
+                place=str(self.path),
+                found="no such folder",
+                hint="holdfast doctor --repair takes what the packs say, holdfast rebuild what the tapes say",
+            ) from error
         except OSError as error:
             raise self._disk_error(error.strerror or str(error)) from error
 

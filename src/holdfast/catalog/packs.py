@@ -20,9 +20,9 @@ from holdfast.values import BlockPlace, Locator, Segment
 
 
 def record_pack(connection: Connection, pack_id: uuid.UUID, size_bytes: int) -> int:
-    """Record a pack that is still written, or how long it is by now; returns its row number."""
+    """Record a pack, or how long it is by now; returns its row number. It is not to be removed, if it was."""
     connection.execute(insert_new(pack).values(uuid=pack_id.bytes, size_bytes=size_bytes))
-    connection.execute(update(pack).where(pack.c.uuid == pack_id.bytes).values(size_bytes=size_bytes))
+    connection.execute(update(pack).where(pack.c.uuid == pack_id.bytes).values(size_bytes=size_bytes, emptied=False))
     return connection.execute(select(pack.c.id).where(pack.c.uuid == pack_id.bytes)).scalar_one()
 
 
@@ -70,6 +70,20 @@ def sealed_packs(connection: Connection) -> dict[uuid.UUID, int]:
         select(pack.c.uuid, pack.c.size_bytes).where(pack.c.sealed.is_(True), pack.c.emptied.is_(False))
     )
     return {uuid.UUID(bytes=row.uuid): row.size_bytes for row in rows}
+
+
+def known_packs(connection: Connection) -> dict[uuid.UUID, bool]:
+    """Every pack that the catalog knows, and whether it was emptied: its file may be gone, or not yet."""
+    return {uuid.UUID(bytes=row.uuid): row.emptied for row in connection.execute(select(pack.c.uuid, pack.c.emptied))}
+
+
+def pack_may_be_read(connection: Connection, pack_id: uuid.UUID) -> bool:
+    """Whether a pack is known and is not to be removed."""
+    return connection.scalar(select(pack.c.emptied).where(pack.c.uuid == pack_id.bytes)) is False
+
+
+def pack_is_emptied(connection: Connection, pack_id: uuid.UUID) -> bool:
+    return bool(connection.scalar(select(pack.c.emptied).where(pack.c.uuid == pack_id.bytes)))
 
 
 def blocks_of_pack(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlace]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, and_, delete, exists, func, or_, select, update
 from sqlalchemy.dialects import sqlite
@@ -93,13 +94,14 @@ def released_ns(connection: Connection, wanted: Content) -> int | None:
     return connection.scalar(query.where(content.c.sha256 == wanted.sha256, content.c.size_bytes == wanted.size_bytes))
 
 
-def released_among(connection: Connection, wanted: Collection[Content]) -> set[Content]:
-    """Those of the contents that were released at some time."""
+def releases_of(connection: Connection, wanted: Collection[Content]) -> dict[Content, int]:
+    """Those of the contents that were released at some time, and when last, in ns since 1970."""
     by_digest = {item.sha256: item for item in wanted}
-    found = set[Content]()
+    found: dict[Content, int] = {}
     for part in chunks(list(by_digest)):
-        query = select(content.c.sha256).join(release, release.c.content_id == content.c.id)
-        found.update(by_digest[digest] for digest in connection.scalars(query.where(content.c.sha256.in_(part))))
+        query = select(content.c.sha256, release.c.released_ns).join(release, release.c.content_id == content.c.id)
+        rows = connection.execute(query.where(content.c.sha256.in_(part)))
+        found.update({by_digest[row.sha256]: row.released_ns for row in rows})
     return found
 
 
@@ -206,12 +208,22 @@ def empty_pack(connection: Connection, pack_id: uuid.UUID) -> bool:
     return True
 
 
+def _may_go() -> Any:
+    return and_(pack.c.emptied.is_(True), ~exists().where(block.c.pack_id == pack.c.id))
+
+
 def emptied_packs(connection: Connection) -> dict[uuid.UUID, int]:
     """Packs from which nothing is read, and whose files may be there still; and their sizes."""
-    rows = connection.execute(select(pack.c.uuid, pack.c.size_bytes).where(pack.c.emptied.is_(True)))
+    rows = connection.execute(select(pack.c.uuid, pack.c.size_bytes).where(_may_go()))
     return {uuid.UUID(bytes=row.uuid): row.size_bytes for row in rows}
 
 
 def forget_pack(connection: Connection, pack_id: uuid.UUID) -> None:
     """The file of an emptied pack is gone, durably."""
-    connection.execute(delete(pack).where(pack.c.uuid == pack_id.bytes, pack.c.emptied.is_(True)))
+    connection.execute(delete(pack).where(pack.c.uuid == pack_id.bytes, _may_go()))
+
+
+def forget_places(connection: Connection, contents: Iterable[Content]) -> None:
+    """These contents do not lie where they were said to lie."""
+    rows = stored_contents(connection, contents)
+    connection.execute(delete(segment).where(segment.c.content_id.in_(list(rows))))

@@ -121,7 +121,10 @@ class Repair:
         """Other whole records in the store are as good as this one was: nothing need be copied."""
         found = {one.found.place.locator: one.found for one in torn}
         for place, pack_bytes in whole_copies(self._packs, found, self._heed):
-            self._tell(place, pack_bytes)
+            with self._vault.catalog.transaction() as connection:
+                if not packs.pack_may_be_read(connection, place.pack_id):
+                    continue  # it is to be removed
+                packs.move_block(connection, place, pack_bytes)
             self._settle(found[place.locator], f"repaired: it is whole in {pack_path(self._packs, place.pack_id).name}")
 
     # -- what tapes and sources have

@@ -99,7 +99,8 @@ class _Run:
         """A pack that is said to be lost, and from which nothing is read any more, is no pack of the store."""
         if not pack_path(self.vault.settings.packs_folder, pack_id).exists():
             with self.vault.catalog.transaction() as connection:
-                releasing.empty_pack(connection, pack_id)
+                if releasing.empty_pack(connection, pack_id):
+                    releasing.forget_pack(connection, pack_id)  # should it come back, it is taken over like any other
 
     def _told(self, pack_id: uuid.UUID, blocks: int, error: OSError | HoldfastError, *, doing: str) -> None:
         path = pack_path(self.vault.settings.packs_folder, pack_id)

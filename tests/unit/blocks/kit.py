@@ -84,6 +84,10 @@ class MemoryStore:
             self.packs[place.pack_id] = pack_bytes
             self.blocks[place.locator] = place
 
+    def places_lost(self, contents: Sequence[Content]) -> None:
+        for content in contents:
+            self.segments.pop(content, None)
+
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None:
         self.sealed[pack_id] = pack_bytes
 
