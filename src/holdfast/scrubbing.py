@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from holdfast import durable
-from holdfast.blocks.packfile import PACK_SUFFIX, pack_path
+from holdfast.blocks.packs import Packs, pack_path
 from holdfast.blocks.scrub import DamagedBlock, RepairPack, look_again, scrub_pack
 from holdfast.catalog import files
 from holdfast.errors import HoldfastError, IntegrityError, VaultError
@@ -58,7 +58,7 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
     with opened(folder) as vault:
         with vault.catalog.reading() as connection:
             sizes = files.sealed_packs(connection)
-        _check_mounted(vault.settings.packs_folder, len(sizes))
+        _check_mounted(vault.packs, len(sizes))
         known, pace = _Known(vault.settings.state_folder, report), _Pace(request)
         report.packs_in_store = len(sizes)
         with watch.stage("scrub", sum(sizes.values())) as stage:
@@ -68,7 +68,7 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
                 damaged = _read_pack(vault, pack_id, pace, stage)
                 report.packs += 1
                 known.was_read(pack_id, len(damaged))
-                if damaged and not _settle(folder, damaged, request, report, watch):
+                if damaged and not _settle(folder, vault.packs, damaged, request, report, watch):
                     known.was_read(pack_id, 0)
             report.stages.append(stage.done())
             report.read_bytes = stage.done_bytes
@@ -79,12 +79,12 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
 # -- reading
 
 
-def _check_mounted(folder: Path, count: int) -> None:
+def _check_mounted(packs: Packs, count: int) -> None:
     """Raise `VaultError` when all packs are gone: nobody wants the whole store back from tape without saying so."""
-    if count and not any(folder.glob("*" + PACK_SUFFIX)):
+    if count and packs.is_empty():
         raise VaultError(
             "the block store is empty: is its disk mounted?",
-            place=str(folder),
+            place=packs.place_of(None),
             expected=counted(count, "pack"),
             found="none",
             hint="mount it; or restore what is needed: holdfast restore --from tape --to DIR",
@@ -95,7 +95,7 @@ def _read_pack(vault: Vault, pack_id: uuid.UUID, pace: _Pace, stage: Stage) -> l
     with vault.catalog.reading() as connection:
         places = files.blocks_of_pack(connection, pack_id)
     damaged: list[DamagedBlock] = []
-    for size_bytes, damage in scrub_pack(vault.settings.packs_folder, pack_id, places):
+    for size_bytes, damage in scrub_pack(vault.packs, pack_id, places):
         stage.advance(size_bytes)
         pace.wait_for(size_bytes)
         if damage is not None:
@@ -167,13 +167,13 @@ class _Known:
 
 
 def _settle(
-    folder: Path, damaged: list[DamagedBlock], request: ScrubRequest, report: ScrubReport, watch: Watch
+    folder: Path, packs: Packs, damaged: list[DamagedBlock], request: ScrubRequest, report: ScrubReport, watch: Watch
 ) -> list[DamagedBlock]:
     """Repair what is damaged in a pack, if that is wanted; what is still damaged then, which the report tells."""
     pack = pack_path(Path(), damaged[0].place.pack_id).name
     watch.say(f"DAMAGED: {counted(len(damaged), 'block')} in {pack}")
     report.damaged_blocks += len(damaged)
-    left = {item: _as_error(folder, item) for item in damaged}
+    left = {item: _as_error(packs, item) for item in damaged}
     if request.repair:
         try:
             with owned(folder, "scrub", report.warnings.append) as vault:
@@ -209,7 +209,7 @@ def _put_together(vault: Vault, begins: dict[DamagedBlock, int], spool: int) -> 
     """
     wanted: dict[Content, list[Piece]] = {}
     for item, at in begins.items():
-        payload, damage = look_again(vault.settings.packs_folder, item.place)
+        payload, damage = look_again(vault.packs, item.place)
         durable.write_all_at(spool, memoryview(payload), at)
         with vault.catalog.reading() as connection:
             parts = files.parts_in_block(connection, item.place.locator)
@@ -250,11 +250,11 @@ def _lay_down(
     watch.say(f"repaired block {place.locator}")
 
 
-def _as_error(folder: Path, damaged: DamagedBlock) -> IntegrityError:
+def _as_error(packs: Packs, damaged: DamagedBlock) -> IntegrityError:
     bad = ", ".join(f"{begin} to {end}" for begin, end in damaged.bad) or "none of its bytes"
     return IntegrityError(
         "a block of the store is not as it was written",
-        place=f"{pack_path(folder / 'packs', damaged.place.pack_id)} byte {damaged.place.offset_bytes}",
+        place=f"{packs.place_of(damaged.place.pack_id)} byte {damaged.place.offset_bytes}",
         expected=f"block {damaged.place.locator}",
         found=f"{damaged.problem}; damaged: {bad}",
         hint="holdfast scrub repairs it from the tapes",

@@ -6,10 +6,13 @@ import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from holdfast import durable
 from holdfast.blocks import BlockReader, StoreWriter, recover_packs
+from holdfast.blocks.backends import open_backend
+from holdfast.blocks.packs import Packs
 from holdfast.catalog import Catalog
 from holdfast.config import VaultSettings, open_or_init_vault, open_vault
 from holdfast.errors import HoldfastError
@@ -23,6 +26,7 @@ class Vault:
     settings: VaultSettings
     catalog: Catalog
     work: Work
+    packs: Packs
 
     def store_writer(self) -> StoreWriter:
         """A writer into the block store that tells the catalog; use it as a context manager."""
@@ -37,7 +41,7 @@ class Vault:
 
     def store_reader(self) -> BlockReader:
         """A reader of the block store; use it as a context manager."""
-        return BlockReader(self.settings.packs_folder, self.catalog)
+        return BlockReader(self.packs, self.catalog)
 
     def identity(self) -> tuple[int, int]:
         """Device and inode of the vault's folder: what a walk leaves out."""
@@ -45,12 +49,20 @@ class Vault:
         return status.st_dev, status.st_ino
 
 
+def packs_of(settings: VaultSettings) -> Packs:
+    """Where the packs of a vault are. Whoever has the backend opened learns then whether its settings are right."""
+    blocks = settings.blocks
+    return Packs(
+        settings.packs_folder, partial(open_backend, blocks.store, blocks.store_options) if blocks.store else None
+    )
+
+
 @contextmanager
 def opened(folder: Path) -> Generator[Vault, None, None]:
     """Open a vault to look at it, beside whoever works on it."""
     settings = open_vault(folder)
     with Catalog(settings.catalog_path) as catalog:
-        yield Vault(settings, catalog, Work(None))
+        yield Vault(settings, catalog, Work(None), packs_of(settings))
 
 
 @contextmanager
@@ -69,8 +81,9 @@ def owned(
         try:
             with Catalog(settings.catalog_path) as catalog, work, work.doing(RUN, command):
                 _empty_scratch(settings.scratch_folder)
+                packs = packs_of(settings)
                 _recover_store(settings, catalog)
-                yield Vault(settings, catalog, work)
+                yield Vault(settings, catalog, work, packs)
         finally:
             for trouble in work.troubles():
                 warn(trouble)

@@ -16,6 +16,7 @@ from blake3 import blake3
 from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
 
+from holdfast.blocks.packs import Packs
 from holdfast.blocks.scrub import scrub_pack
 from holdfast.catalog import Catalog, files
 from holdfast.cli.app import run
@@ -144,7 +145,7 @@ def test_what_was_read_longest_ago_comes_first_and_a_limit_ends_it(
         archived(night)
     read: list[object] = []
 
-    def note(folder: Path, pack: object, places: object) -> Iterator[object]:
+    def note(packs: Packs, pack: object, places: object) -> Iterator[object]:
         read.append(pack)
         return iter(())
 
@@ -265,4 +266,4 @@ def test_packs_that_are_all_gone_are_a_disk_that_is_not_mounted(kept: Path, caps
 def test_a_pack_that_cannot_be_looked_for_is_no_damage(kept: Path) -> None:
     place = places(kept)[0]
     with pytest.raises(NotADirectoryError):
-        list(scrub_pack(kept / "holdfast.toml", place.pack_id, [place]))
+        list(scrub_pack(Packs(kept / "holdfast.toml"), place.pack_id, [place]))

@@ -19,15 +19,12 @@ from blake3 import blake3
 
 from holdfast import durable
 from holdfast.blocks import packformat
+from holdfast.blocks import packs as packplaces
+from holdfast.blocks.backends import OpenPack
 from holdfast.blocks.packformat import IndexEntry, RecordHeader, RecordType
+from holdfast.blocks.packs import Packs, pack_path
 from holdfast.errors import BusyError, IntegrityError
 from holdfast.values import BlockPlace, Locator
-
-PACK_SUFFIX = ".pack"
-
-
-def pack_path(folder: Path, pack_id: uuid.UUID) -> Path:
-    return folder / f"{pack_id}{PACK_SUFFIX}"
 
 
 class PackWriter:
@@ -129,6 +126,10 @@ def write_seal(descriptor: int, pack_id: uuid.UUID, index: list[IndexEntry], off
     return footer_offset + packformat.FOOTER_BYTES
 
 
+PACK_SUFFIX = packplaces.PACK_SUFFIX
+FROM_TAPE = "holdfast restore --from tape reads the copies on tape"
+
+
 @dataclass(frozen=True, slots=True)
 class _OpenRecord:
     header: RecordHeader
@@ -138,110 +139,137 @@ class _OpenRecord:
 class PackReader:
     """Reads pieces of records, each checked before it is handed out. Owned by one thread; `close` it.
 
-    Keeps a few packs open and the piece tables of the records used last.
+    Keeps a few packs open and the piece tables of the records used last. A folder stands for the packs in it.
     """
 
     OPEN_PACKS = 8
     KEPT_TABLES = 512
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, packs: Packs | Path) -> None:
+        self._packs = Packs(packs) if isinstance(packs, Path) else packs
         self._buffer = bytearray(packformat.PIECE_BYTES)
-        self._descriptors: OrderedDict[uuid.UUID, int] = OrderedDict()
+        self._opened: OrderedDict[uuid.UUID, OpenPack] = OrderedDict()
         self._records: OrderedDict[tuple[uuid.UUID, int], _OpenRecord] = OrderedDict()
 
     def read(self, place: BlockPlace, offset: int, length: int) -> memoryview:
         """`length` bytes from `offset` of the block at `place`, in memory that is good until the next read.
 
         Raises `IntegrityError` naming pack, offset and digests when any byte of a piece that is touched is not what
-        was written, or cannot be read at all.
+        was written, or cannot be read at all; of a pack in another place, if that is so when it is asked once more.
         """
         if offset < 0 or length < 0 or offset + length > place.locator.size_bytes:
             raise ValueError(f"bytes {offset} to {offset + length} of block {place.locator}")
-        record = self._record(place)
+        pack = self._pack(place.pack_id)
+        try:
+            return self._read(pack, place, offset, length)
+        except IntegrityError:
+            if not pack.forget():
+                raise
+            return self._read(pack, place, offset, length)
+
+    def _read(self, pack: OpenPack, place: BlockPlace, offset: int, length: int) -> memoryview:
+        record = self._record(pack, place)
         first = offset // packformat.PIECE_BYTES * packformat.PIECE_BYTES
         end = min(-(-(offset + length) // packformat.PIECE_BYTES) * packformat.PIECE_BYTES, place.locator.size_bytes)
         if len(self._buffer) < end - first:
             self._buffer = bytearray(end - first)
         view = memoryview(self._buffer)[: end - first]
         try:
-            got_bytes = os.preadv(self._descriptor(place.pack_id), [view], record.header.payload_offset + first)
+            got_bytes = pack.read_into(view, record.header.payload_offset + first)
         except OSError as error:
-            raise self._damage(place, first, f"{end - first} bytes", error.strerror or str(error)) from error
+            raise _damage(pack, place, first, f"{end - first} bytes", error.strerror or str(error)) from error
         if got_bytes != end - first:
-            raise self._damage(place, first, f"{end - first} bytes", f"{got_bytes} bytes")
-        self._check_pieces(place, record, first, view)
+            raise _damage(pack, place, first, f"{end - first} bytes", f"{got_bytes} bytes")
+        self._check_pieces(pack, place, record, first, view)
         return view[offset - first : offset - first + length]
 
-    def _check_pieces(self, place: BlockPlace, record: _OpenRecord, first: int, view: memoryview) -> None:
+    def _check_pieces(
+        self, pack: OpenPack, place: BlockPlace, record: _OpenRecord, first: int, view: memoryview
+    ) -> None:
         entry = first // packformat.PIECE_BYTES * 8
         for start in range(0, len(view), packformat.PIECE_BYTES):
             found = packformat.piece_sum(view[start : start + packformat.PIECE_BYTES])
             expected = record.table[entry : entry + 8]
             if found != expected:
-                raise self._damage(place, first + start, f"XXH3-64 {expected.hex()}", f"XXH3-64 {found.hex()}")
+                raise _damage(pack, place, first + start, f"XXH3-64 {expected.hex()}", f"XXH3-64 {found.hex()}")
             entry += 8
 
-    def _record(self, place: BlockPlace) -> _OpenRecord:
+    def _record(self, pack: OpenPack, place: BlockPlace) -> _OpenRecord:
         key = (place.pack_id, place.offset_bytes)
         record = self._records.get(key)
         if record is None:
-            record = self._records[key] = self._open_record(place)
+            record = self._records[key] = _open_record(pack, place)
             if len(self._records) > self.KEPT_TABLES:
                 self._records.popitem(last=False)
         self._records.move_to_end(key)
         return record
 
-    def _open_record(self, place: BlockPlace) -> _OpenRecord:
-        descriptor = self._descriptor(place.pack_id)
-        try:
-            head = os.pread(descriptor, packformat.HEADER_BYTES, place.offset_bytes)
-            header = packformat.decode_header(head, pack_id=place.pack_id, offset=place.offset_bytes)
-            table = os.pread(descriptor, 8 * header.pieces, header.table_offset)
-            packformat.check_table(header, table)
-        except IntegrityError as error:
-            raise self._damage(place, 0, error.expected or "a whole record", error.found or error.message) from error
-        except OSError as error:
-            raise self._damage(place, 0, "a whole record", error.strerror or str(error)) from error
-        if (header.blake3, header.payload_bytes) != (place.locator.blake3, place.locator.size_bytes):
-            raise self._damage(place, 0, str(place.locator), f"b3:{header.blake3.hex()}+{header.payload_bytes}")
-        return _OpenRecord(header, table)
+    def _pack(self, pack_id: uuid.UUID) -> OpenPack:
+        pack = self._opened.get(pack_id)
+        if pack is None:
+            pack = self._opened[pack_id] = self._open_pack(pack_id)
+            if len(self._opened) > self.OPEN_PACKS:
+                self._opened.popitem(last=False)[1].close()
+        self._opened.move_to_end(pack_id)
+        return pack
 
-    def _descriptor(self, pack_id: uuid.UUID) -> int:
-        descriptor = self._descriptors.get(pack_id)
-        if descriptor is None:
-            descriptor = self._descriptors[pack_id] = self._open_pack(pack_id)
-            if len(self._descriptors) > self.OPEN_PACKS:
-                os.close(self._descriptors.popitem(last=False)[1])
-        self._descriptors.move_to_end(pack_id)
-        return descriptor
-
-    def _open_pack(self, pack_id: uuid.UUID) -> int:
-        path = pack_path(self.folder, pack_id)
+    def _open_pack(self, pack_id: uuid.UUID) -> OpenPack:
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._packs.open(pack_id)
         except OSError as error:
             raise IntegrityError(
                 "a pack of the block store cannot be opened",
-                place=str(path),
+                place=self._packs.place_of(pack_id),
                 found=error.strerror or str(error),
-                hint="holdfast restore --from tape reads the copies on tape",
+                hint=FROM_TAPE,
             ) from error
 
-    def _damage(self, place: BlockPlace, offset: int, expected: str, found: str) -> IntegrityError:
-        return IntegrityError(
-            "damaged bytes in the block store",
-            place=f"{pack_path(self.folder, place.pack_id)} block {place.locator} byte {offset}",
-            expected=expected,
-            found=found,
-            hint="holdfast restore --from tape reads the copies on tape",
-        )
-
     def close(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
+        for pack in self._opened.values():
+            pack.close()
+        self._opened.clear()
         self._records.clear()
+
+
+def _open_record(pack: OpenPack, place: BlockPlace) -> _OpenRecord:
+    try:
+        header = read_header(pack, place.pack_id, place.offset_bytes)
+        table = read_table(pack, header)
+    except IntegrityError as error:
+        raise _damage(pack, place, 0, error.expected or "a whole record", error.found or error.message) from error
+    except OSError as error:
+        raise _damage(pack, place, 0, "a whole record", error.strerror or str(error)) from error
+    if (header.blake3, header.payload_bytes) != (place.locator.blake3, place.locator.size_bytes):
+        raise _damage(pack, place, 0, str(place.locator), f"b3:{header.blake3.hex()}+{header.payload_bytes}")
+    return _OpenRecord(header, table)
+
+
+def read_header(pack: OpenPack, pack_id: uuid.UUID, offset: int) -> RecordHeader:
+    """The head of the record at `offset`. Raises `IntegrityError` if there is none, OSError if the disk fails."""
+    return packformat.decode_header(read_bytes(pack, packformat.HEADER_BYTES, offset), pack_id=pack_id, offset=offset)
+
+
+def read_table(pack: OpenPack, header: RecordHeader) -> bytes:
+    """The piece table of a record. Raises as `read_header` does."""
+    table = read_bytes(pack, 8 * header.pieces, header.table_offset)
+    packformat.check_table(header, table)
+    return table
+
+
+def read_bytes(pack: OpenPack, size_bytes: int, offset: int) -> bytes:
+    """So many bytes of an open pack, or those before its end."""
+    data = bytearray(size_bytes)
+    return bytes(data[: pack.read_into(memoryview(data), offset)])
+
+
+def _damage(pack: OpenPack, place: BlockPlace, offset: int, expected: str, found: str) -> IntegrityError:
+    return IntegrityError(
+        "damaged bytes in the block store",
+        place=f"{pack.place} block {place.locator} byte {offset}",
+        expected=expected,
+        found=found,
+        hint=FROM_TAPE,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ that names the block stays as it is. Nothing is written over.
 from __future__ import annotations
 
 import errno
-import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -17,8 +16,10 @@ from pathlib import Path
 from blake3 import blake3
 
 from holdfast.blocks import packformat
-from holdfast.blocks.packfile import PackWriter, pack_path
+from holdfast.blocks.backends import OpenPack
+from holdfast.blocks.packfile import PackWriter, read_header, read_table
 from holdfast.blocks.packformat import RecordHeader, RecordType
+from holdfast.blocks.packs import Packs
 from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace
 
@@ -41,15 +42,16 @@ class DamagedBlock:
 
 
 def scrub_pack(
-    folder: Path, pack_id: uuid.UUID, places: Iterable[BlockPlace]
+    packs: Packs, pack_id: uuid.UUID, places: Iterable[BlockPlace]
 ) -> Iterator[tuple[int, DamagedBlock | None]]:
     """Read each block of a pack in full, in the order given; how many bytes it has, and what is wrong with it.
 
     Pages are dropped before, so that the disk is asked and not the memory. A pack that is gone, or that the disk cannot
-    find, is damage of each of its blocks; raises OSError when it cannot be opened for another reason.
+    find, is damage of each of its blocks; raises OSError when it cannot be opened for another reason, and
+    `BackendError` when the place where it may be cannot be reached.
     """
     try:
-        descriptor = os.open(pack_path(folder, pack_id), os.O_RDONLY | os.O_CLOEXEC)
+        pack = packs.open(pack_id, from_medium=True)
     except OSError as error:
         if error.errno not in GONE:
             raise
@@ -57,36 +59,43 @@ def scrub_pack(
             yield 0, DamagedBlock(place, ((0, place.locator.size_bytes),), f"its pack: {error.strerror}")
         return
     try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         for place in places:
-            yield place.locator.size_bytes, look_at_block(descriptor, place)[1]
+            yield place.locator.size_bytes, look_at_block(pack, place)[1]
     finally:
-        os.close(descriptor)
+        pack.close()
 
 
-def look_again(folder: Path, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
+def look_again(packs: Packs, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
     """One block by itself; all zeros where its pack cannot be opened."""
     try:
-        descriptor = os.open(pack_path(folder, place.pack_id), os.O_RDONLY | os.O_CLOEXEC)
+        pack = packs.open(place.pack_id)
     except OSError as error:
         if error.errno not in GONE:
             raise
         size = place.locator.size_bytes
         return bytearray(size), DamagedBlock(place, ((0, size),), f"its pack: {error.strerror}")
     try:
-        return look_at_block(descriptor, place)
+        return look_at_block(pack, place)
     finally:
-        os.close(descriptor)
+        pack.close()
 
 
-def look_at_block(descriptor: int, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
-    """The payload of a block as the disk gives it, zeros where it gives nothing; and what is wrong, if anything is."""
-    payload, unread = _read(descriptor, place.offset_bytes + packformat.HEADER_BYTES, place.locator.size_bytes)
+def look_at_block(pack: OpenPack, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
+    """The payload of a block as the medium gives it, zeros where it gives nothing; and what is wrong, if anything is.
+
+    A pack that came over a wire and seems damaged is asked once more.
+    """
+    payload, damage = _look_once(pack, place)
+    if damage is not None and pack.forget():
+        return _look_once(pack, place)
+    return payload, damage
+
+
+def _look_once(pack: OpenPack, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
+    payload, unread = _read(pack, place.offset_bytes + packformat.HEADER_BYTES, place.locator.size_bytes)
     is_whole = not unread and blake3(payload).digest() == place.locator.blake3
     try:
-        header = _header_of(descriptor, place)
-        table = os.pread(descriptor, 8 * header.pieces, header.table_offset)
-        packformat.check_table(header, table)
+        table = read_table(pack, _header_of(pack, place))
     except (IntegrityError, OSError) as error:
         bad = () if is_whole else ((0, len(payload)),)
         return payload, DamagedBlock(place, bad, f"its record: {error}")
@@ -95,20 +104,19 @@ def look_at_block(descriptor: int, place: BlockPlace) -> tuple[bytearray, Damage
     return payload, DamagedBlock(place, _bad_pieces(payload, table, unread), "its bytes")
 
 
-def _header_of(descriptor: int, place: BlockPlace) -> RecordHeader:
-    head = os.pread(descriptor, packformat.HEADER_BYTES, place.offset_bytes)
-    header = packformat.decode_header(head, pack_id=place.pack_id, offset=place.offset_bytes)
+def _header_of(pack: OpenPack, place: BlockPlace) -> RecordHeader:
+    header = read_header(pack, place.pack_id, place.offset_bytes)
     if (header.blake3, header.payload_bytes) != (place.locator.blake3, place.locator.size_bytes):
         raise IntegrityError("another block is here", expected=str(place.locator), found=header.blake3.hex())
     return header
 
 
-def _read(descriptor: int, offset: int, size_bytes: int) -> tuple[bytearray, set[int]]:
-    """The bytes, and the numbers of the pieces that the disk does not give."""
+def _read(pack: OpenPack, offset: int, size_bytes: int) -> tuple[bytearray, set[int]]:
+    """The bytes, and the numbers of the pieces that the medium does not give."""
     data, unread = bytearray(size_bytes), set[int]()
     view = memoryview(data)
     try:
-        if os.preadv(descriptor, [view], offset) == size_bytes:
+        if pack.read_into(view, offset) == size_bytes:
             return data, unread
     except OSError:
         pass  # piece by piece then
@@ -116,7 +124,7 @@ def _read(descriptor: int, offset: int, size_bytes: int) -> tuple[bytearray, set
         begin = number * packformat.PIECE_BYTES
         piece = view[begin : begin + packformat.PIECE_BYTES]
         try:
-            got_bytes = os.preadv(descriptor, [piece], offset + begin)
+            got_bytes = pack.read_into(piece, offset + begin)
         except OSError:
             got_bytes = 0
         if got_bytes != len(piece):

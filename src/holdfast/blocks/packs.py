@@ -1,0 +1,69 @@
+"""Where the packs of a store are: in the vault's folder, and those that were moved, on a backend.
+
+Which pack is where is written down nowhere: the folder is looked into first, as reading there is quickest, then the
+backend is asked. A pack may be in both places, after a move that was cut short; they are the same bytes then.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from holdfast.blocks.backends.backend import PACK_SUFFIX, OpenPack, PackBackend, pack_name
+from holdfast.blocks.backends.posix import PosixPack
+
+__all__ = ["PACK_SUFFIX", "Packs", "pack_path"]
+
+
+def pack_path(folder: Path, pack_id: uuid.UUID) -> Path:
+    return folder / pack_name(pack_id)
+
+
+class Packs:
+    """A folder of packs, and perhaps a backend, which is opened when it is first needed. Safe for threads."""
+
+    def __init__(self, folder: Path, open_backend: Callable[[], PackBackend] | None = None) -> None:
+        self.folder = folder
+        self._open_backend = open_backend
+        self._backend: PackBackend | None = None
+        self._lock = threading.Lock()
+
+    def backend(self) -> PackBackend | None:
+        """Where sealed packs are moved to; None where they stay. Raises `UsageError` if the settings for it are wrong."""
+        with self._lock:
+            if self._backend is None and self._open_backend is not None:
+                self._backend = self._open_backend()
+            return self._backend
+
+    def open(self, pack_id: uuid.UUID, *, from_medium: bool = False) -> OpenPack:
+        """A pack, from the folder if it is there. `from_medium`: the disk is asked and not the memory.
+
+        Raises OSError as `os.open` does, also when the pack is nowhere, and what backends raise.
+        """
+        path = pack_path(self.folder, pack_id)
+        try:
+            return PosixPack(path, from_medium=from_medium)
+        except FileNotFoundError:
+            backend = self.backend()
+            held = None if backend is None else backend.open(pack_id)
+            if held is None:
+                raise
+            return held
+
+    def is_local(self, pack_id: uuid.UUID) -> bool:
+        return pack_path(self.folder, pack_id).exists()
+
+    def is_empty(self) -> bool:
+        """Whether there is no pack at all. Raises what backends raise."""
+        backend = self.backend()
+        in_folder = any(self.folder.glob("*" + PACK_SUFFIX))
+        return not in_folder and (backend is None or next(backend.packs(), None) is None)
+
+    def place_of(self, pack_id: uuid.UUID | None) -> str:
+        """Where a pack is looked for, or all of them, for people."""
+        path = self.folder if pack_id is None else pack_path(self.folder, pack_id)
+        if self._backend is None or path.exists():
+            return str(path)
+        return self._backend.url if pack_id is None else f"{self._backend.url}/{pack_name(pack_id)}"
