@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 from holdfast import durable
-from holdfast.blocks import BlockReader, StoreWriter, recover_packs
+from holdfast.blocks import BlockReader, GroupSink, StoreWriter, recover_packs
+from holdfast.blocks.adopting import Unsealed, adopt_held
 from holdfast.blocks.backends import open_backend
 from holdfast.blocks.packs import Packs
-from holdfast.catalog import Catalog
+from holdfast.catalog import Catalog, files
 from holdfast.config import VaultSettings, open_or_init_vault, open_vault
 from holdfast.errors import HoldfastError
+from holdfast.values import Locator
 from holdfast.work import RUN, Work, vault_lock
 
 
@@ -82,7 +84,7 @@ def owned(
             with Catalog(settings.catalog_path) as catalog, work, work.doing(RUN, command):
                 _empty_scratch(settings.scratch_folder)
                 packs = packs_of(settings)
-                _recover_store(settings, catalog)
+                _recover_store(settings, catalog, packs, warn)
                 yield Vault(settings, catalog, work, packs)
         finally:
             for trouble in work.troubles():
@@ -107,10 +109,35 @@ def _empty_scratch(folder: Path) -> None:
     durable.make_folder(folder)
 
 
-def _recover_store(settings: VaultSettings, catalog: Catalog) -> None:
+def _recover_store(
+    settings: VaultSettings, catalog: Catalog, packs: Packs, warn: Callable[[HoldfastError], object]
+) -> None:
+    """The backend is asked only if the catalog knows no sealed pack: then it may have been lost."""
+    with catalog.reading() as connection:
+        is_empty = not files.is_any_pack_sealed(connection)
+    backend = packs.backend() if is_empty else None
+    if backend is not None:
+        unsealed = Unsealed(catalog)
+        held = adopt_held(
+            backend,
+            vault_id=settings.id,
+            is_local=packs.is_local,
+            has_block=partial(_has_block, catalog),
+            sink=unsealed,
+            adopt_local=partial(_recover_local, settings, catalog, unsealed),
+            warn=warn,
+        )
+        with catalog.transaction() as connection:  # all at once: from here on the catalog counts as filled
+            for pack in held:
+                files.record_pack(connection, pack.pack_id, pack.size_bytes, sealed=True)
+    _recover_local(settings, catalog, catalog)
+
+
+def _recover_local(settings: VaultSettings, catalog: Catalog, sink: GroupSink) -> None:
     recover_packs(
-        settings.packs_folder,
-        is_settled=catalog.pack_is_sealed,
-        has_block=lambda locator: catalog.find_block(locator) is not None,
-        sink=catalog,
+        settings.packs_folder, is_settled=catalog.pack_is_sealed, has_block=partial(_has_block, catalog), sink=sink
     )
+
+
+def _has_block(catalog: Catalog, locator: Locator) -> bool:
+    return catalog.find_block(locator) is not None

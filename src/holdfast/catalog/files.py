@@ -163,6 +163,10 @@ def sealed_packs(connection: Connection) -> dict[uuid.UUID, int]:
     return {uuid.UUID(bytes=row.uuid): row.size_bytes for row in rows}
 
 
+def is_any_pack_sealed(connection: Connection) -> bool:
+    return connection.scalar(select(pack.c.id).where(pack.c.sealed.is_(True)).limit(1)) is not None
+
+
 def blocks_of_pack(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlace]:
     """The blocks that are read from this pack, in the order in which they lie there."""
     query = (

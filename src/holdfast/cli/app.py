@@ -16,7 +16,7 @@ import typer
 from typer.exceptions import TyperException
 
 from holdfast import __version__
-from holdfast.cli import archive, custody, init, listing, rebuild, restore, scrub, status, stopping, tape, verify
+from holdfast.cli import archive, custody, init, listing, rebuild, restore, scrub, status, stopping, store, tape, verify
 from holdfast.cli.asking import asker
 from holdfast.cli.show import print_error, print_line
 from holdfast.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, HoldfastError, Interrupted
@@ -65,6 +65,7 @@ app.command("rebuild")(rebuild.rebuild)
 app.command("status")(status.status)
 app.command("init")(init.init)
 app.add_typer(tape.app, name="tape")
+app.add_typer(store.app, name="store")
 
 
 def main() -> NoReturn:

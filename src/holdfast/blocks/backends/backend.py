@@ -102,6 +102,19 @@ def pack_id_of(name: str) -> uuid.UUID | None:
     return pack_id if name == pack_name(pack_id) else None
 
 
+INCOMING = ".incoming"
+
+
+def incoming_name(pack_id: uuid.UUID) -> str:
+    """A name of its own for a pack that is on its way: two on the way to one name must not meet before its end."""
+    return f"{pack_name(pack_id)}.{uuid.uuid4().hex}{INCOMING}"
+
+
+def is_incoming(name: str, pack_id: uuid.UUID) -> bool:
+    """Whether a thing of this name is, or was when its process was killed, on its way to be this pack."""
+    return name.startswith(f"{pack_name(pack_id)}.") and name.endswith(INCOMING)
+
+
 def parts_of(source: OpenPack, part_bytes: int, progress: Progress) -> Iterator[memoryview]:
     """The bytes of a pack in order, each part in memory of its own.
 

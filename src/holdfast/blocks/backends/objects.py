@@ -3,8 +3,8 @@
 One pack is one object, `<uuid>.pack` below the URL. Nothing is ever written over:
 
     up to 16 MiB   one put, on condition that there is no object of this name
-    more           in parts, to `<uuid>.pack.incoming`; then copied by the service to its name, on the same condition;
-                   because the parts of an upload can be put together on a condition by none of the three services alike
+    more           in parts, to a name of its own; then copied by the service to the pack's name, on the same condition,
+                   as not every service puts the parts of an upload together on a condition
 
 Retries and their back-off are those of `obstore`, with bounds; what it does not try again, a read that brings too few
 bytes, is tried again here. The one room that knows `obstore`: it is imported only when there is a URL for it.
@@ -30,7 +30,16 @@ from obstore.exceptions import (
 )
 from obstore.store import from_url
 
-from holdfast.blocks.backends.backend import HeldPack, OpenPack, Progress, pack_id_of, pack_name, parts_of
+from holdfast.blocks.backends.backend import (
+    HeldPack,
+    OpenPack,
+    Progress,
+    incoming_name,
+    is_incoming,
+    pack_id_of,
+    pack_name,
+    parts_of,
+)
 from holdfast.errors import BackendError, HoldfastError, UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +51,6 @@ PARTS_AT_ONCE = 3
 """With the one that is being read, 64 MiB are in memory."""
 COPY_LIMIT_BYTES = 5 * 2**30
 """S3 copies no larger object (its manual, CopyObject and UploadPartCopy)."""
-INCOMING = ".incoming"
 AHEAD_BYTES = 4 * 1024 * 1024
 """Whoever reads on where the last read ended is given so much at once."""
 SHORT_READS = 3
@@ -80,13 +88,16 @@ class ObjectBackend:
         self._part_bytes = part_bytes
 
     def packs(self) -> Iterator[HeldPack]:
+        for page in self._pages():
+            for item in page:
+                pack_id = pack_id_of(item["path"])
+                if pack_id is not None:
+                    yield HeldPack(pack_id, item["size"])
+
+    def _pages(self, after: str | None = None) -> Iterator[Sequence[ObjectMeta]]:
+        """All that is below the URL, page by page; or what comes after a name."""
         with self._explained(None):
-            pages: Iterator[Sequence[ObjectMeta]] = obstore.list(self._store)  # pyright: ignore[reportUnknownMemberType]
-            for page in pages:
-                for item in page:
-                    pack_id = pack_id_of(item["path"])
-                    if pack_id is not None:
-                        yield HeldPack(pack_id, item["size"])
+            yield from obstore.list(self._store, offset=after)  # pyright: ignore[reportUnknownMemberType]
 
     def open(self, pack_id: uuid.UUID) -> OpenPack | None:
         size_bytes = self._size_of(pack_id)
@@ -102,26 +113,28 @@ class ObjectBackend:
             return None
 
     def put(self, pack_id: uuid.UUID, source: OpenPack, progress: Progress) -> bool:
-        incoming = None if source.size_bytes <= self._part_bytes else pack_name(pack_id) + INCOMING
+        put = self._put_small if source.size_bytes <= self._part_bytes else self._put_large
         try:
             with self._explained(pack_id):
                 if self._size_of(pack_id) is not None:
                     return False
-                parts = parts_of(source, self._part_bytes, progress)
-                if incoming is None:
-                    whole = next(parts, memoryview(b""))
-                    obstore.put(self._store, pack_name(pack_id), whole, mode="create", use_multipart=False)
-                    next(parts, None)  # so that the progress is told
-                else:
-                    self._put_large(pack_id, source, incoming, parts)
+                put(pack_id, source, progress)
         except _IsThere:
             return False
+        except _NotThere as error:
+            if self._size_of(pack_id) is None:
+                raise _explain(error, self.url) from error
+            return False  # another one was quicker, and has cleared up
         finally:
-            if incoming is not None:
-                self._discard(incoming)
+            if source.size_bytes > self._part_bytes:
+                self._clear_up(pack_id)
         return True
 
-    def _put_large(self, pack_id: uuid.UUID, source: OpenPack, incoming: str, parts: Iterator[memoryview]) -> None:
+    def _put_small(self, pack_id: uuid.UUID, source: OpenPack, progress: Progress) -> None:
+        whole = b"".join(parts_of(source, self._part_bytes, progress))
+        obstore.put(self._store, pack_name(pack_id), whole, mode="create", use_multipart=False)
+
+    def _put_large(self, pack_id: uuid.UUID, source: OpenPack, progress: Progress) -> None:
         if source.size_bytes > COPY_LIMIT_BYTES and urlsplit(self.url).scheme == "s3":
             raise BackendError(
                 "a pack is larger than an object that S3 copies; it stays on the local disk",
@@ -130,18 +143,33 @@ class ObjectBackend:
                 found=f"{source.size_bytes} bytes",
                 hint="keep [blocks] pack_size in holdfast.toml below that, for the packs to come",
             )
+        incoming = incoming_name(pack_id)
         obstore.put(
             self._store,
             incoming,
-            parts,
+            parts_of(source, self._part_bytes, progress),
             use_multipart=True,
             chunk_size=self._part_bytes,
             max_concurrency=PARTS_AT_ONCE,
         )
-        obstore.copy(self._store, incoming, pack_name(pack_id), overwrite=False)
+        try:
+            obstore.copy(self._store, incoming, pack_name(pack_id), overwrite=False)
+        finally:
+            self._discard(incoming)
+
+    def _clear_up(self, pack_id: uuid.UUID) -> None:
+        """Once the pack is there, whatever is or was on its way to its name is of no use."""
+        try:
+            if self._size_of(pack_id) is not None:
+                # services list by name, so that those which begin with this one come first
+                for item in next(self._pages(after=pack_name(pack_id)), ()):
+                    if is_incoming(item["path"], pack_id):
+                        self._discard(item["path"])
+        except HoldfastError:
+            pass  # it is told by whoever asks next
 
     def _discard(self, name: str) -> None:
-        """Best effort: what stays is no pack, and is written over or taken away when this pack comes again."""
+        """Best effort: what stays is no pack, and is taken away when this pack comes again."""
         try:
             obstore.delete(self._store, name)
         except (BaseError, OSError):
@@ -175,16 +203,9 @@ class ObjectBackend:
             yield
         except AlreadyExistsError as error:
             raise _IsThere from error
-        except FileNotFoundError as error:
-            if pack_id is not None and not _says_no_bucket(error):
-                raise _NotThere from error
-            raise UsageError(
-                "there is no such bucket or container",
-                place=self.url,
-                found=_cause_of(error),
-                hint="make it, or correct [blocks] store in holdfast.toml",
-            ) from error
         except (BaseError, OSError, RuntimeError) as error:
+            if isinstance(error, FileNotFoundError) and pack_id is not None and not _says_no_bucket(error):
+                raise _NotThere from error
             raise _explain(error, place) from error
 
 
@@ -283,14 +304,20 @@ def _says_no_bucket(error: Exception) -> bool:
     return any(text in str(error) for text in ("NoSuchBucket", "ContainerNotFound", "bucket does not exist"))
 
 
+def _says_refused(error: Exception) -> bool:
+    is_told = isinstance(error, (PermissionDeniedError, UnauthenticatedError))
+    return is_told or any(f"status code: {code}" in str(error) for code in (401, 403))
+
+
 def _explain(error: Exception, place: str) -> HoldfastError:
+    """What the library raised, as an error that says what to do."""
     cause = _cause_of(error)
-    if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+    if isinstance(error, FileNotFoundError) or _says_no_bucket(error):
         return UsageError(
-            "the object store refuses the credentials",
+            "there is no such bucket or container",
             place=place,
             found=cause,
-            hint="set those of somebody who may list, read, write and delete there, then run the same command again",
+            hint="make it, or correct [blocks] store in holdfast.toml",
         )
     if "169.254.169.254" in cause or "token request" in cause or "must be specified" in cause:
         return UsageError(
@@ -299,6 +326,13 @@ def _explain(error: Exception, place: str) -> HoldfastError:
             expected="such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or [blocks.store_options]",
             found=f"none; so a machine of the cloud was asked for some: {cause}",
             hint="set them, then run the same command again",
+        )
+    if _says_refused(error):
+        return UsageError(
+            "the object store refuses the credentials",
+            place=place,
+            found=cause,
+            hint="set those of somebody who may list, read, write and delete there, then run the same command again",
         )
     return BackendError(
         "the object store cannot be used; packs that are not there stay on the local disk",
@@ -309,5 +343,7 @@ def _explain(error: Exception, place: str) -> HoldfastError:
 
 
 def _cause_of(error: Exception) -> str:
-    """What the library says, without the dump of its inner state that it puts behind it."""
-    return " ".join(str(error).partition("\n\nDebug source")[0].split())[:500]
+    """What the library says, without the dump of its inner state that it puts behind it; of an answer, its message."""
+    text, _, answer = str(error).partition("\n\nDebug source")[0].partition(": <?xml")
+    message = re.search("<Message>(.*?)</Message>", answer, re.DOTALL)
+    return " ".join((f"{text}: {message[1]}" if message else text).split())[:600]

@@ -12,12 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from holdfast import durable
-from holdfast.blocks.backends.backend import HeldPack, OpenPack, Progress, pack_id_of, pack_name, parts_of
+from holdfast.blocks.backends.backend import (
+    HeldPack,
+    OpenPack,
+    Progress,
+    incoming_name,
+    is_incoming,
+    pack_id_of,
+    pack_name,
+    parts_of,
+)
 from holdfast.errors import BackendError, CapacityError
 
 PART_BYTES = 4 * 1024 * 1024
-INCOMING = ".incoming"
-"""Behind the name of a pack that is not whole yet."""
 
 
 class PosixPack:
@@ -75,24 +82,33 @@ class PosixBackend:
                 return None
 
     def put(self, pack_id: uuid.UUID, source: OpenPack, progress: Progress) -> bool:
-        path = self._folder / pack_name(pack_id)
-        incoming = path.with_name(path.name + INCOMING)
+        path, incoming = self._folder / pack_name(pack_id), self._folder / incoming_name(pack_id)
         with self._explained(pack_id):
-            if path.exists():
-                durable.sync_folder(self._folder)  # whoever linked it may have been killed before this
-                return False
-            self._write(incoming, source, progress)
             try:
+                if path.exists():
+                    return False
+                self._write(incoming, source, progress)
                 path.hardlink_to(incoming)
             except FileExistsError:
                 return False
+            except FileNotFoundError:
+                if not path.exists():
+                    raise
+                return False  # another one was quicker, and has cleared up
             finally:
-                incoming.unlink()
-                durable.sync_folder(self._folder)
+                incoming.unlink(missing_ok=True)
+                self._clear_up(path, pack_id)
+                durable.sync_folder(self._folder)  # also of a name that somebody made who was killed before this
         return True
 
+    def _clear_up(self, path: Path, pack_id: uuid.UUID) -> None:
+        """Once the pack is there, whatever is or was on its way to its name is of no use."""
+        if path.exists():
+            for other in self._folder.glob(f"{path.name}.*"):
+                if is_incoming(other.name, pack_id):
+                    other.unlink(missing_ok=True)
+
     def _write(self, path: Path, source: OpenPack, progress: Progress) -> None:
-        path.unlink(missing_ok=True)  # of a run that was killed
         with durable.disk_full_explained(path):
             descriptor = durable.create_file(path)
             try:
@@ -105,6 +121,17 @@ class PosixBackend:
     def remove(self, pack_id: uuid.UUID) -> None:
         with self._explained(pack_id):
             remove_file(self._folder, pack_id)
+
+    def is_same(self, other: PosixBackend) -> bool:
+        """Whether the two are one folder, by whatever names and mounts: what is put into one is seen in the other."""
+        name = f"{uuid.uuid4()}.probe"
+        with self._explained():
+            probe = self._folder / name
+            probe.touch(exist_ok=False)
+            try:
+                return (other._folder / name).exists()
+            finally:
+                probe.unlink()
 
     @contextmanager
     def _explained(self, pack_id: uuid.UUID | None = None) -> Generator[None, None, None]:
