@@ -23,7 +23,7 @@ from holdfast.blocks import packs as packplaces
 from holdfast.blocks.backends import OpenPack
 from holdfast.blocks.packformat import IndexEntry, RecordHeader, RecordType
 from holdfast.blocks.packs import Packs, pack_path
-from holdfast.errors import BusyError, IntegrityError
+from holdfast.errors import BackendError, BusyError, IntegrityError
 from holdfast.values import BlockPlace, Locator
 
 
@@ -155,17 +155,23 @@ class PackReader:
         """`length` bytes from `offset` of the block at `place`, in memory that is good until the next read.
 
         Raises `IntegrityError` naming pack, offset and digests when any byte of a piece that is touched is not what
-        was written, or cannot be read at all; of a pack in another place, if that is so when it is asked once more.
+        was written, or cannot be read at all; of a pack in another place, if that is so when it is asked once more, and
+        `BackendError` if that place cannot be reached.
         """
         if offset < 0 or length < 0 or offset + length > place.locator.size_bytes:
             raise ValueError(f"bytes {offset} to {offset + length} of block {place.locator}")
         pack = self._pack(place.pack_id)
         try:
-            return self._read(pack, place, offset, length)
-        except IntegrityError:
-            if not pack.forget():
-                raise
-            return self._read(pack, place, offset, length)
+            try:
+                return self._read(pack, place, offset, length)
+            except IntegrityError:
+                if not pack.forget():
+                    raise
+                return self._read(pack, place, offset, length)
+        except BackendError as error:
+            self._packs.was_in_vain(error)
+            self._opened.pop(place.pack_id).close()
+            raise
 
     def _read(self, pack: OpenPack, place: BlockPlace, offset: int, length: int) -> memoryview:
         record = self._record(pack, place)

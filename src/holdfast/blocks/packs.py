@@ -7,14 +7,20 @@ backend is asked. A pack may be in both places, after a move that was cut short;
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from holdfast.blocks.backends.backend import PACK_SUFFIX, OpenPack, PackBackend, pack_name
 from holdfast.blocks.backends.posix import PosixPack
+from holdfast.errors import BackendError
 
 __all__ = ["PACK_SUFFIX", "Packs", "pack_path"]
+
+QUIET_S = 300.0
+"""A backend that could not be reached is left alone for so long: thousands of files shall not wait for it one by one."""
 
 
 def pack_path(folder: Path, pack_id: uuid.UUID) -> Path:
@@ -28,6 +34,8 @@ class Packs:
         self.folder = folder
         self._open_backend = open_backend
         self._backend: PackBackend | None = None
+        self._trouble: dict[str, Any] | None = None
+        self._trouble_until_s = 0.0
         self._lock = threading.Lock()
 
     def backend(self) -> PackBackend | None:
@@ -46,11 +54,33 @@ class Packs:
         try:
             return PosixPack(path, from_medium=from_medium)
         except FileNotFoundError:
-            backend = self.backend()
-            held = None if backend is None else backend.open(pack_id)
+            held = self._open_elsewhere(pack_id)
             if held is None:
                 raise
             return held
+
+    def _open_elsewhere(self, pack_id: uuid.UUID) -> OpenPack | None:
+        backend = self.backend()
+        if backend is None:
+            return None
+        if self._trouble is not None and time.monotonic() < self._trouble_until_s:
+            raise BackendError(**self._trouble)
+        try:
+            return backend.open(pack_id)
+        except BackendError as error:
+            self.was_in_vain(error)
+            raise
+
+    def was_in_vain(self, error: BackendError) -> None:
+        """The backend was tried for as long as is meant: nobody else waits as long for it in the next minutes."""
+        self._trouble_until_s = time.monotonic() + QUIET_S
+        self._trouble = {
+            "message": error.message,
+            "place": error.place,
+            "expected": error.expected,
+            "found": error.found,
+            "hint": error.hint,
+        }
 
     def is_local(self, pack_id: uuid.UUID) -> bool:
         return pack_path(self.folder, pack_id).exists()

@@ -278,6 +278,8 @@ def open_objects(url: str, options: Mapping[str, str]) -> ObjectBackend:
         choose: Any = from_url  # its types tell the schemes apart by their options
         store: ObjectStore = choose(url, config=config, client_options=client, retry_config=retry)
     except (BaseError, ValueError, TypeError) as error:
+        if "must be specified" in str(error):
+            raise _explain(error, url) from error
         is_option = isinstance(error, UnknownConfigurationKeyError) or "Config error" in str(error)
         raise UsageError(
             "a wrong option for the object store" if is_option else "an object store cannot be opened",
@@ -296,7 +298,13 @@ def _plain(key: str) -> str:
 def _number(options: Mapping[str, str], key: str) -> int:
     text = options.get(key, str(RETRY_OPTIONS[key]))
     if not text.isdecimal():
-        raise UsageError("a wrong option for the object store", place=key, expected="a whole number", found=repr(text))
+        raise UsageError(
+            "a wrong option for the object store",
+            place=f"[blocks.store_options] {key}",
+            expected="a whole number",
+            found=repr(text),
+            hint="correct it in holdfast.toml, or in --option",
+        )
     return int(text)
 
 
