@@ -79,7 +79,8 @@ class Line:
     """The way to a server: a port that passes everything on, until it is told otherwise.
 
     `cut` breaks all connections, and takes no new ones until `mend`. `cut_after` does so by itself as soon as so many
-    bytes went in either direction. `hush` passes nothing on, and lets everybody wait.
+    bytes went in either direction. `hush` passes nothing on, and lets everybody wait; so does `hush_after`, which sets
+    `is_quiet` then.
     """
 
     def __init__(self, port: int) -> None:
@@ -87,6 +88,8 @@ class Line:
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._left_bytes: int | None = None
+        self._then = self.cut
+        self.is_quiet = threading.Event()
         self._is_open = threading.Event()
         self._is_open.set()
         self._is_cut = False
@@ -103,13 +106,20 @@ class Line:
                     end.shutdown(socket.SHUT_RDWR)
 
     def cut_after(self, count_bytes: int) -> None:
+        self._then = self.cut
         self._left_bytes = count_bytes
 
     def hush(self) -> None:
         self._is_open.clear()
+        self.is_quiet.set()
+
+    def hush_after(self, count_bytes: int) -> None:
+        self._then = self.hush
+        self._left_bytes = count_bytes
 
     def mend(self) -> None:
         self._is_cut, self._left_bytes = False, None
+        self.is_quiet.clear()
         self._is_open.set()
 
     def close(self) -> None:
@@ -145,8 +155,8 @@ class Line:
                 if self._left_bytes is not None:
                     self._left_bytes -= len(data)
                     if self._left_bytes <= 0:
-                        self.cut()
-                        break
+                        self._then()
+                        self._is_open.wait()
                 other.sendall(data)
         for end in (one, other):
             with suppress(OSError):

@@ -7,29 +7,25 @@ One pack is one object, `<uuid>.pack` below the URL. Nothing is ever written ove
                    as not every service puts the parts of an upload together on a condition
 
 Retries and their back-off are those of `obstore`, with bounds; what it does not try again, a read that brings too few
-bytes, is tried again here. The one room that knows `obstore`: it is imported only when there is a URL for it.
+bytes, is tried again here. This page and `explaining` are all that knows
+`obstore`; they are imported only when there is a URL for it.
 """
 
 from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    UnauthenticatedError,
-    UnknownConfigurationKeyError,
-)
+from obstore.exceptions import BaseError, UnknownConfigurationKeyError
 from obstore.store import from_url
 
+from holdfast.blocks.backends.ahead import ReadAhead
 from holdfast.blocks.backends.backend import (
     HeldPack,
     OpenPack,
@@ -40,6 +36,7 @@ from holdfast.blocks.backends.backend import (
     pack_name,
     parts_of,
 )
+from holdfast.blocks.backends.explaining import IsThere, NotThere, cause_of, explain, explained
 from holdfast.errors import BackendError, HoldfastError, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +45,7 @@ if TYPE_CHECKING:
 
 PART_BYTES = 16 * 1024 * 1024
 PARTS_AT_ONCE = 3
-"""With the one that is being read, 64 MiB are in memory."""
+"""With one that waits and one that is being read, 80 MiB are in memory."""
 COPY_LIMIT_BYTES = 5 * 2**30
 """S3 copies no larger object (its manual, CopyObject and UploadPartCopy)."""
 AHEAD_BYTES = 4 * 1024 * 1024
@@ -109,7 +106,7 @@ class ObjectBackend:
         try:
             with self._explained(pack_id):
                 return obstore.head(self._store, pack_name(pack_id))["size"]
-        except _NotThere:
+        except NotThere:
             return None
 
     def put(self, pack_id: uuid.UUID, source: OpenPack, progress: Progress) -> bool:
@@ -119,11 +116,11 @@ class ObjectBackend:
                 if self._size_of(pack_id) is not None:
                     return False
                 put(pack_id, source, progress)
-        except _IsThere:
+        except IsThere:
             return False
-        except _NotThere as error:
+        except NotThere as error:
             if self._size_of(pack_id) is None:
-                raise _explain(error, self.url) from error
+                raise explain(error, self.url) from error
             return False  # another one was quicker, and has cleared up
         finally:
             if source.size_bytes > self._part_bytes:
@@ -144,14 +141,15 @@ class ObjectBackend:
                 hint="keep [blocks] pack_size in holdfast.toml below that, for the packs to come",
             )
         incoming = incoming_name(pack_id)
-        obstore.put(
-            self._store,
-            incoming,
-            parts_of(source, self._part_bytes, progress),
-            use_multipart=True,
-            chunk_size=self._part_bytes,
-            max_concurrency=PARTS_AT_ONCE,
-        )
+        with closing(ReadAhead(parts_of(source, self._part_bytes, progress))) as parts:
+            obstore.put(
+                self._store,
+                incoming,
+                parts,
+                use_multipart=True,
+                chunk_size=self._part_bytes,
+                max_concurrency=PARTS_AT_ONCE,
+            )
         try:
             obstore.copy(self._store, incoming, pack_name(pack_id), overwrite=False)
         finally:
@@ -179,7 +177,7 @@ class ObjectBackend:
         try:
             with self._explained(pack_id):
                 obstore.delete(self._store, pack_name(pack_id))
-        except _NotThere:
+        except NotThere:
             pass
 
     def get(self, pack_id: uuid.UUID, begin: int, end: int) -> memoryview:
@@ -189,32 +187,17 @@ class ObjectBackend:
             try:
                 with self._explained(pack_id):
                     data = memoryview(obstore.get_range(self._store, pack_name(pack_id), start=begin, end=end))
-            except _NotThere:
+            except NotThere:
                 return memoryview(b"")  # it was there when it was opened
             if len(data) == end - begin:
                 break
         return data[: end - begin]
 
-    @contextmanager
-    def _explained(self, pack_id: uuid.UUID | None) -> Generator[None, None, None]:
-        """Errors of the service as ours. Asked for a pack that is not there: `_NotThere`; listing: a wrong setting."""
-        place = self.url if pack_id is None else f"{self.url}/{pack_name(pack_id)}"
-        try:
-            yield
-        except AlreadyExistsError as error:
-            raise _IsThere from error
-        except (BaseError, OSError, RuntimeError) as error:
-            if isinstance(error, FileNotFoundError) and pack_id is not None and not _says_no_bucket(error):
-                raise _NotThere from error
-            raise _explain(error, place) from error
-
-
-class _NotThere(Exception):
-    """The object is not there."""
-
-
-class _IsThere(Exception):
-    """An object of this name is there already."""
+    def _explained(self, pack_id: uuid.UUID | None) -> AbstractContextManager[None]:
+        """Errors of the service as ours; for a pack, also `NotThere` and `IsThere`."""
+        return explained(
+            self.url if pack_id is None else f"{self.url}/{pack_name(pack_id)}", is_pack=pack_id is not None
+        )
 
 
 class _ObjectPack:
@@ -279,12 +262,12 @@ def open_objects(url: str, options: Mapping[str, str]) -> ObjectBackend:
         store: ObjectStore = choose(url, config=config, client_options=client, retry_config=retry)
     except (BaseError, ValueError, TypeError) as error:
         if "must be specified" in str(error):
-            raise _explain(error, url) from error
+            raise explain(error, url) from error
         is_option = isinstance(error, UnknownConfigurationKeyError) or "Config error" in str(error)
         raise UsageError(
             "a wrong option for the object store" if is_option else "an object store cannot be opened",
             place=url,
-            found=_cause_of(error),
+            found=cause_of(error),
             hint="correct [blocks] store or [blocks.store_options] in holdfast.toml, or the environment",
         ) from error
     return ObjectBackend(store, url)
@@ -306,52 +289,3 @@ def _number(options: Mapping[str, str], key: str) -> int:
             hint="correct it in holdfast.toml, or in --option",
         )
     return int(text)
-
-
-def _says_no_bucket(error: Exception) -> bool:
-    return any(text in str(error) for text in ("NoSuchBucket", "ContainerNotFound", "bucket does not exist"))
-
-
-def _says_refused(error: Exception) -> bool:
-    is_told = isinstance(error, (PermissionDeniedError, UnauthenticatedError))
-    return is_told or any(f"status code: {code}" in str(error) for code in (401, 403))
-
-
-def _explain(error: Exception, place: str) -> HoldfastError:
-    """What the library raised, as an error that says what to do."""
-    cause = _cause_of(error)
-    if isinstance(error, FileNotFoundError) or _says_no_bucket(error):
-        return UsageError(
-            "there is no such bucket or container",
-            place=place,
-            found=cause,
-            hint="make it, or correct [blocks] store in holdfast.toml",
-        )
-    if "169.254.169.254" in cause or "token request" in cause or "must be specified" in cause:
-        return UsageError(
-            "there are no credentials for the object store",
-            place=place,
-            expected="such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or [blocks.store_options]",
-            found=f"none; so a machine of the cloud was asked for some: {cause}",
-            hint="set them, then run the same command again",
-        )
-    if _says_refused(error):
-        return UsageError(
-            "the object store refuses the credentials",
-            place=place,
-            found=cause,
-            hint="set those of somebody who may list, read, write and delete there, then run the same command again",
-        )
-    return BackendError(
-        "the object store cannot be used; packs that are not there stay on the local disk",
-        place=place,
-        found=cause,
-        hint="run the same command again when it is back; holdfast restore --from tape needs no store",
-    )
-
-
-def _cause_of(error: Exception) -> str:
-    """What the library says, without the dump of its inner state that it puts behind it; of an answer, its message."""
-    text, _, answer = str(error).partition("\n\nDebug source")[0].partition(": <?xml")
-    message = re.search("<Message>(.*?)</Message>", answer, re.DOTALL)
-    return " ".join((f"{text}: {message[1]}" if message else text).split())[:600]
