@@ -94,19 +94,20 @@ def _move(vault: Vault, backend: PackBackend, pack_id: uuid.UUID, size_bytes: in
     folder = vault.settings.packs_folder
     try:
         with closing(PosixPack(pack_path(folder, pack_id))) as pack:
-            add_pack(backend, pack_id, pack, stage.advance)
+            sent = add_pack(backend, pack_id, pack, stage.advance)
     except IntegrityError as problem:
         moved.problems.append(problem)
         return
+    if not sent:
+        _refuse_own_folder(vault, backend, pack_id)
     remove_file(folder, pack_id)
     moved.packs += 1
     moved.size_bytes += size_bytes
 
 
-def _refuse_own_folder(vault: Vault, backend: PackBackend) -> None:
+def _refuse_own_folder(vault: Vault, backend: PackBackend, pack_id: uuid.UUID | None = None) -> None:
     """Raise `UsageError` if the other place is the vault's own folder, by whatever name: a pack moved there were gone."""
-    own = PosixBackend(vault.settings.packs_folder)
-    if isinstance(backend, PosixBackend) and backend.is_same(own):
+    if isinstance(backend, PosixBackend) and backend.is_within(vault.settings.packs_folder, pack_id):
         raise UsageError(
             "packs cannot be moved or copied to the vault's own folder",
             place=backend.url,

@@ -497,6 +497,15 @@ def test_the_vaults_own_folder_is_no_other_place(kept: Path, tmp_path: Path, way
     assert digests(kept / "packs") == packs
 
 
+def test_a_pack_that_is_the_very_file_is_not_removed_whatever_the_folders_look_like(kept: Path, shelf: Path) -> None:
+    packs = digests(kept / "packs")
+    for name in packs:
+        (shelf / name).hardlink_to(kept / "packs" / name)
+    use_store(kept, shelf.as_uri())
+    assert run(["store", "push", "--vault", str(kept)]) == EXIT_USAGE
+    assert digests(kept / "packs") == packs
+
+
 # -- listing, and wrong use
 
 

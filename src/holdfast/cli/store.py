@@ -75,10 +75,19 @@ def copy(
     code = _show(report, said, as_json=as_json)
     if code == 0 and not as_json:
         console().print(f"next: to use them from there, write into {vault_folder(vault) / 'holdfast.toml'}")
-        console().print(f"[blocks]\nstore = {json.dumps(report.to)}")
-        for name, text in (options or {}).items():
-            console().print(f"[blocks.store_options]\n{name} = {json.dumps(text)}")
+        console().print("\n".join(_settings_for(report.to, options or {})))
     return code
+
+
+def _settings_for(url: str, options: dict[str, str]) -> list[str]:
+    """The lines of `holdfast.toml`; a secret that was typed is not shown, and should not stand there."""
+    lines = ["[blocks]", f"store = {json.dumps(url)}"]
+    if options:
+        lines.append("[blocks.store_options]")
+    for name, text in options.items():
+        is_secret = "$" not in text and any(word in name.lower() for word in ("secret", "key", "token", "password"))
+        lines.append(f'{name} = "$…"' if is_secret else f"{name} = {json.dumps(text)}")
+    return lines
 
 
 def _option(text: str) -> tuple[str, str]:

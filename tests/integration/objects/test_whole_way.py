@@ -237,6 +237,8 @@ def test_a_copy_from_one_bucket_to_another_goes_on(
     said = capsys.readouterr().out
     assert f'store = "s3://{other}/vault/packs"' in said
     assert said.count("[blocks.store_options]") == 1
+    assert f'endpoint = "http://127.0.0.1:{line.port}"' in said
+    assert 'secret_access_key = "$…"' in said
     assert of_bucket(server, other).keys() == of_bucket(server, bucket).keys() == packs.keys()
 
 

@@ -22,7 +22,7 @@ from holdfast.blocks.backends.backend import (
     pack_name,
     parts_of,
 )
-from holdfast.errors import BackendError, CapacityError
+from holdfast.errors import BackendError
 
 PART_BYTES = 4 * 1024 * 1024
 
@@ -122,24 +122,22 @@ class PosixBackend:
         with self._explained(pack_id):
             remove_file(self._folder, pack_id)
 
-    def is_same(self, other: PosixBackend) -> bool:
-        """Whether the two are one folder, by whatever names and mounts: what is put into one is seen in the other."""
-        name = f"{uuid.uuid4()}.probe"
-        with self._explained():
-            probe = self._folder / name
-            probe.touch(exist_ok=False)
-            try:
-                return (other._folder / name).exists()
-            finally:
-                probe.unlink()
+    def is_within(self, folder: Path, pack_id: uuid.UUID | None = None) -> bool:
+        """Whether this is that folder, or the pack in it that pack, by whatever name or mount of a file server.
+
+        Never False for one that is, as far as inodes and times of change tell.
+        """
+        name = "" if pack_id is None else pack_name(pack_id)
+        with self._explained(pack_id):
+            one, other = (self._folder / name).stat(), (folder / name).stat()
+        return (one.st_ino, one.st_size, one.st_ctime_ns) == (other.st_ino, other.st_size, other.st_ctime_ns)
 
     @contextmanager
     def _explained(self, pack_id: uuid.UUID | None = None) -> Generator[None, None, None]:
         place = self.url if pack_id is None else f"{self.url}/{pack_name(pack_id)}"
         try:
-            yield
-        except CapacityError:
-            raise
+            with durable.disk_full_explained(self._folder):
+                yield
         except OSError as error:
             raise BackendError(
                 "the folder of packs cannot be used",
