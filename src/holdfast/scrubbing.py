@@ -16,7 +16,8 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -58,10 +59,10 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
     with opened(folder) as vault:
         with vault.catalog.reading() as connection:
             sizes = files.sealed_packs(connection)
-        _check_mounted(vault.packs, len(sizes))
+        _check_mounted(vault.packs, sizes)
         known, pace = _Known(vault.settings.state_folder, report), _Pace(request)
         report.packs_in_store = len(sizes)
-        with watch.stage("scrub", sum(sizes.values())) as stage:
+        with closing(known), watch.stage("scrub", sum(sizes.values())) as stage:
             for pack_id in sorted(sizes, key=lambda pack_id: (known.read_ns(pack_id), pack_id)):
                 if pace.is_over():
                     break
@@ -72,22 +73,28 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
                     known.was_read(pack_id, 0)
             report.stages.append(stage.done())
             report.read_bytes = stage.done_bytes
-        known.close()
     return report
 
 
 # -- reading
 
 
-def _check_mounted(packs: Packs, count: int) -> None:
-    """Raise `VaultError` when all packs are gone: nobody wants the whole store back from tape without saying so."""
-    if count and packs.is_empty():
+def _check_mounted(packs: Packs, sealed: Collection[uuid.UUID]) -> None:
+    """Raise `VaultError` when all packs of a place are gone: nobody wants them back from tape without saying so."""
+    elsewhere = [pack_id for pack_id in sealed if not packs.is_local(pack_id)]
+    backend = packs.backend() if elsewhere else None
+    if backend is None:
+        is_gone, place, why = len(elsewhere) == len(sealed) > 0, str(packs.folder), "is its disk mounted?"
+    else:
+        is_gone, place = next(backend.packs(), None) is None, backend.url
+        why = "is [blocks] store in holdfast.toml right?"
+    if is_gone:
         raise VaultError(
-            "the block store is empty: is its disk mounted?",
-            place=packs.place_of(None),
-            expected=counted(count, "pack"),
+            f"the block store is empty: {why}",
+            place=place,
+            expected=counted(len(elsewhere), "pack"),
             found="none",
-            hint="mount it; or restore what is needed: holdfast restore --from tape --to DIR",
+            hint="mount or correct it; or restore what is needed: holdfast restore --from tape --to DIR",
         )
 
 

@@ -333,6 +333,24 @@ def test_a_place_that_cannot_be_reached_is_no_damage(kept: Path, use: Use, tmp_p
     assert "the place cannot be reached" in capsys.readouterr().err
 
 
+def test_a_place_that_is_empty_is_a_wrong_setting_and_no_damage(
+    kept: Path, night: Path, shelf: Path, tmp_path: Path, use: Use, archived: Archive, capsys: Capture
+) -> None:
+    use()
+    moving.push(kept)
+    use(BackendFault("put", count=None))
+    (night / "new").write_bytes(os.urandom(100_000))
+    archived(night)
+    assert digests(kept / "packs")
+    shelf.rename(tmp_path / "elsewhere")
+    shelf.mkdir()
+    capsys.readouterr()
+    assert run(["scrub", "--vault", str(kept)]) == EXIT_FAILED
+    told = capsys.readouterr().err
+    assert "[blocks] store" in told
+    assert shelf.as_uri() in told
+
+
 def test_files_come_from_tape_when_the_place_cannot_be_reached_and_only_one_waits_for_it(
     kept: Path, night: Path, tmp_path: Path, use: Use, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:

@@ -23,7 +23,7 @@ from holdfast.blocks import packs as packplaces
 from holdfast.blocks.backends import OpenPack
 from holdfast.blocks.packformat import IndexEntry, RecordHeader, RecordType
 from holdfast.blocks.packs import Packs, pack_path
-from holdfast.errors import BackendError, BusyError, IntegrityError
+from holdfast.errors import BackendError, BusyError, IntegrityError, UsageError
 from holdfast.values import BlockPlace, Locator
 
 
@@ -168,7 +168,7 @@ class PackReader:
                 if not pack.forget():
                     raise
                 return self._read(pack, place, offset, length)
-        except BackendError as error:
+        except (BackendError, UsageError) as error:
             self._packs.was_in_vain(error)
             self._opened.pop(place.pack_id).close()
             raise

@@ -11,11 +11,10 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from holdfast.blocks.backends.backend import PACK_SUFFIX, OpenPack, PackBackend, pack_name
 from holdfast.blocks.backends.posix import PosixPack
-from holdfast.errors import BackendError
+from holdfast.errors import BackendError, HoldfastError, UsageError
 
 __all__ = ["PACK_SUFFIX", "Packs", "pack_path"]
 
@@ -34,7 +33,7 @@ class Packs:
         self.folder = folder
         self._open_backend = open_backend
         self._backend: PackBackend | None = None
-        self._trouble: dict[str, Any] | None = None
+        self._trouble: HoldfastError | None = None
         self._trouble_until_s = 0.0
         self._lock = threading.Lock()
 
@@ -63,37 +62,29 @@ class Packs:
         backend = self.backend()
         if backend is None:
             return None
-        if self._trouble is not None and time.monotonic() < self._trouble_until_s:
-            raise BackendError(**self._trouble)
+        known = self._trouble
+        if known is not None and time.monotonic() < self._trouble_until_s:
+            # a new one each time, as whoever gets it may write into it what it was for
+            raise type(known)(
+                known.message, place=backend.url, expected=known.expected, found=known.found, hint=known.hint
+            )
         try:
             return backend.open(pack_id)
-        except BackendError as error:
+        except (BackendError, UsageError) as error:
             self.was_in_vain(error)
             raise
 
-    def was_in_vain(self, error: BackendError) -> None:
+    def was_in_vain(self, error: HoldfastError) -> None:
         """The backend was tried for as long as is meant: nobody else waits as long for it in the next minutes."""
         self._trouble_until_s = time.monotonic() + QUIET_S
-        self._trouble = {
-            "message": error.message,
-            "place": error.place,
-            "expected": error.expected,
-            "found": error.found,
-            "hint": error.hint,
-        }
+        self._trouble = error
 
     def is_local(self, pack_id: uuid.UUID) -> bool:
         return pack_path(self.folder, pack_id).exists()
 
-    def is_empty(self) -> bool:
-        """Whether there is no pack at all. Raises what backends raise."""
-        backend = self.backend()
-        in_folder = any(self.folder.glob("*" + PACK_SUFFIX))
-        return not in_folder and (backend is None or next(backend.packs(), None) is None)
-
-    def place_of(self, pack_id: uuid.UUID | None) -> str:
-        """Where a pack is looked for, or all of them, for people."""
-        path = self.folder if pack_id is None else pack_path(self.folder, pack_id)
+    def place_of(self, pack_id: uuid.UUID) -> str:
+        """Where a pack is looked for, for people."""
+        path = pack_path(self.folder, pack_id)
         if self._backend is None or path.exists():
             return str(path)
-        return self._backend.url if pack_id is None else f"{self._backend.url}/{pack_name(pack_id)}"
+        return f"{self._backend.url}/{path.name}"

@@ -101,6 +101,8 @@ def _lines(report: ArchiveReport) -> list[tuple[str, str]]:
 
 
 def _moved(moved: Moved) -> str:
+    if not moved.packs and not moved.problems:
+        return f"nothing new for {moved.to}"
     stay = ", others stay here" if moved.problems else ""
     return f"{_count(moved.packs, 'pack')} ({show_bytes(moved.size_bytes)}) to {moved.to}{stay}"
 

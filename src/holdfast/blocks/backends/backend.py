@@ -163,19 +163,27 @@ def add_pack(backend: PackBackend, pack_id: uuid.UUID, source: OpenPack, progres
     sent = backend.put(pack_id, source, progress)
     if not sent:
         progress(source.size_bytes)
-    problem = _read_back(backend, pack_id, source.size_bytes, expected, progress)
-    if problem is None:
+    found = _read_back(backend, pack_id, source.size_bytes, expected, progress)
+    if found is None:
         return sent
     if sent:
         backend.remove(pack_id)  # ours, and no pack; as it stands it would only be in the way of the next try
-    raise problem
+    raise IntegrityError(
+        "a pack did not arrive as it was sent; it stays where it was"
+        if sent
+        else "another pack of this name is there already; both stay as they are",
+        place=f"{backend.url}/{pack_name(pack_id)}",
+        expected=f"{source.size_bytes} bytes, BLAKE3 {expected.hex()}",
+        found=found,
+        hint="run the same command again; if it says the same, look at what is at that place, and move it away",
+    )
 
 
 def _read_back(
     backend: PackBackend, pack_id: uuid.UUID, size_bytes: int, expected: bytes, progress: Progress
-) -> IntegrityError | None:
-    """What is wrong with a pack that the backend should have; None if it is all there."""
-    place, found = f"{backend.url}/{pack_name(pack_id)}", "no such pack"
+) -> str | None:
+    """What the backend has of a pack, in words; None if it is all there, byte for byte."""
+    found = "no such pack"
     for _ in range(READ_BACKS):
         told = _Once(progress, size_bytes)
         held = backend.open(pack_id)
@@ -193,13 +201,7 @@ def _read_back(
             found = f"{error.found}, and then no more"
         finally:
             held.close()
-    return IntegrityError(
-        "a pack did not arrive as it was sent; the pack on the local disk stays",
-        place=place,
-        expected=f"{size_bytes} bytes, BLAKE3 {expected.hex()}",
-        found=found,
-        hint="run the same command again; if it says the same, look at what is at that place, and move it away",
-    )
+    return found
 
 
 class _Once:

@@ -31,7 +31,7 @@ def explained(place: str, *, is_pack: bool) -> Generator[None, None, None]:
         yield
     except AlreadyExistsError as error:
         raise IsThere from error
-    except (BaseError, OSError, RuntimeError) as error:
+    except (BaseError, OSError) as error:
         if isinstance(error, FileNotFoundError) and is_pack and not _says_no_bucket(error):
             raise NotThere from error
         raise explain(error, place) from error
