@@ -20,6 +20,7 @@ from holdfast.blocks.fence import Fence, Pass
 from holdfast.blocks.manifest import Manifest
 from holdfast.blocks.packfile import PackReader, PackWriter
 from holdfast.blocks.packformat import RecordType
+from holdfast.blocks.packs import Packs
 from holdfast.blocks.reader import READ_BYTES, BlockIndex
 from holdfast.blocks.store import DurableGroup, GroupSink
 from holdfast.errors import IntegrityError
@@ -40,7 +41,9 @@ class _OpenPack:
 
 
 class PackKeeper:
-    """A `BlockKeeper` over packs in `folder`; use as a context manager, and end the managers above it first.
+    """A `BlockKeeper` over packs; use as a context manager, and end the managers above it first.
+
+    `packs`: where they are read from; a folder stands for those in it. New ones are made in the folder.
 
     `index` and `sink` are asked and told from any thread, never two tellings at once. A pass of the `fence` is held from
     begin to end, so that no block that was found here is given up before the caller has named it; who keeps a keeper for
@@ -52,7 +55,7 @@ class PackKeeper:
 
     def __init__(
         self,
-        folder: Path,
+        packs: Packs | Path,
         *,
         vault_id: uuid.UUID,
         pack_bytes: int,
@@ -60,7 +63,8 @@ class PackKeeper:
         sink: GroupSink,
         fence: Fence,
     ) -> None:
-        self._folder = folder
+        self._packs = Packs(packs) if isinstance(packs, Path) else packs
+        self._folder = self._packs.folder
         self._vault_id = vault_id
         self._pack_limit_bytes = pack_bytes
         self._index = index
@@ -222,7 +226,7 @@ class PackKeeper:
 
     def _read(self, place: BlockPlace, offset: int, length: int) -> bytes:
         with self._reading:
-            reader = self._readers.pop() if self._readers else PackReader(self._folder)
+            reader = self._readers.pop() if self._readers else PackReader(self._packs)
         try:
             if length <= READ_BYTES:
                 return bytes(reader.read(place, offset, length))

@@ -36,6 +36,12 @@ def pack_is_sealed(connection: Connection, pack_id: uuid.UUID) -> bool:
     return bool(connection.scalar(select(pack.c.sealed).where(pack.c.uuid == pack_id.bytes)))
 
 
+def pack_is_kept(connection: Connection, pack_id: uuid.UUID) -> bool:
+    """Whether a pack is sealed, and not collected."""
+    kept = pack.c.sealed.is_(True), pack.c.emptied.is_(False)
+    return connection.scalar(select(pack.c.id).where(pack.c.uuid == pack_id.bytes, *kept)) is not None
+
+
 def record_blocks(connection: Connection, pack_row: int, places: Iterable[BlockPlace]) -> None:
     """Record where blocks lie; one that lies somewhere already stays there, unless it was given up or is to be."""
     rows = [
@@ -62,6 +68,10 @@ def move_block(connection: Connection, place: BlockPlace, pack_bytes: int) -> No
     pack_row = record_pack(connection, place.pack_id, pack_bytes)
     at = block.c.blake3 == place.locator.blake3, block.c.size_bytes == place.locator.size_bytes
     connection.execute(update(block).where(*at).values(pack_id=pack_row, offset_bytes=place.offset_bytes))
+
+
+def is_any_pack_sealed(connection: Connection) -> bool:
+    return connection.scalar(select(pack.c.id).where(pack.c.sealed.is_(True)).limit(1)) is not None
 
 
 def sealed_packs(connection: Connection) -> dict[uuid.UUID, int]:

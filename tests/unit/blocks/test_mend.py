@@ -14,6 +14,7 @@ from tests.unit.blocks.kit import VAULT_ID
 from holdfast.blocks.mend import RepairPack, whole_copies
 from holdfast.blocks.packfile import PackWriter
 from holdfast.blocks.packformat import RecordType
+from holdfast.blocks.packs import Packs
 from holdfast.errors import CapacityError, IntegrityError
 from holdfast.testing import flip_bit
 from holdfast.values import BlockPlace, Locator
@@ -33,7 +34,7 @@ def new_pack(folder: Path, *blocks: bytes, sealed: bool = True) -> PackWriter:
 
 
 def copies(folder: Path) -> list[tuple[BlockPlace, int]]:
-    return list(whole_copies(folder, {LOCATOR}, lambda: None))
+    return list(whole_copies(Packs(folder), {LOCATOR}, lambda: None))
 
 
 def test_a_whole_record_is_found_in_any_pack_and_told_once(tmp_path: Path) -> None:
