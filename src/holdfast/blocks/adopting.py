@@ -11,6 +11,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from holdfast.blocks import manifest as manifests
 from holdfast.blocks import packformat
@@ -112,7 +113,7 @@ class _HeldPacks:
             if pack is None:
                 continue
             try:
-                superblock = packformat.decode_superblock(read_bytes(pack, packformat.SUPERBLOCK_BYTES, 0))
+                superblock = asked_twice(pack, partial(_superblock, pack))
                 if superblock.vault_id == self._vault_id and superblock.pack_id == held.pack_id:
                     yield _Found(held, superblock.created_ns)
             except IntegrityError as error:
@@ -149,6 +150,10 @@ class _HeldPacks:
                     warn(_passed_over(pack, error))
         finally:
             pack.close()
+
+
+def _superblock(pack: OpenPack) -> packformat.Superblock:
+    return packformat.decode_superblock(read_bytes(pack, packformat.SUPERBLOCK_BYTES, 0))
 
 
 def _payload(pack: OpenPack, pack_id: uuid.UUID, entry: IndexEntry) -> bytes:

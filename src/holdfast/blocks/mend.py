@@ -34,8 +34,17 @@ def whole_copies(
     are passed over, and so is a place that cannot be reached. `heed` is called before each pack.
     """
     left = set(wanted)
-    for pack_id in _packs_of(packs):
-        if not left:
+    yield from _copies(packs, _here(packs), left, heed)
+    with suppress(BackendError, UsageError):
+        yield from _copies(packs, _elsewhere(packs), left, heed)
+
+
+def _copies(
+    packs: Packs, pack_ids: Iterator[uuid.UUID], left: set[Locator], heed: Callable[[], object]
+) -> Iterator[tuple[BlockPlace, int]]:
+    while left:  # nobody is asked for more packs than are needed
+        pack_id = next(pack_ids, None)
+        if pack_id is None:
             return
         heed()
         for place, pack_bytes in _copies_in(packs, pack_id, left):
@@ -43,16 +52,18 @@ def whole_copies(
             yield place, pack_bytes
 
 
-def _packs_of(packs: Packs) -> Iterator[uuid.UUID]:
-    """Those of the folder first; of the others a few small reads are enough, as their indexes lie at their ends."""
+def _here(packs: Packs) -> Iterator[uuid.UUID]:
     for path in packs.folder.glob("*" + PACK_SUFFIX):
         if (pack_id := pack_id_of(path.name)) is not None:
             yield pack_id
-    with suppress(BackendError, UsageError):
-        backend = packs.backend()
-        for held in backend.packs() if backend is not None else ():
-            if not packs.is_local(held.pack_id):
-                yield held.pack_id
+
+
+def _elsewhere(packs: Packs) -> Iterator[uuid.UUID]:
+    """Of these a few small reads are enough, as their indexes lie at their ends."""
+    backend = packs.backend()
+    for held in backend.packs() if backend is not None else ():
+        if not packs.is_local(held.pack_id):
+            yield held.pack_id
 
 
 def _copies_in(packs: Packs, pack_id: uuid.UUID, wanted: Collection[Locator]) -> list[tuple[BlockPlace, int]]:
@@ -60,7 +71,7 @@ def _copies_in(packs: Packs, pack_id: uuid.UUID, wanted: Collection[Locator]) ->
         with opened_pack(packs, pack_id) as pack:
             places = _listed(pack, pack_id, wanted)
             return [(place, pack.size_bytes) for place in places if look_at_block(pack, place)[1] is None]
-    except (OSError, IntegrityError, BackendError, UsageError):
+    except (OSError, IntegrityError):
         return []  # no help
 
 

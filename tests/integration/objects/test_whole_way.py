@@ -279,3 +279,35 @@ def test_another_pack_of_this_name_is_an_error(kept: Path, server: Server, bucke
     assert name in capsys.readouterr().err
     assert obstore.get(raw, name).bytes() == b"something else"
     assert digests(kept / "packs") == {name: packs[name]}
+
+
+def test_what_is_released_is_given_back_in_the_bucket(
+    vault: Path, night: Path, server: Server, bucket: str, tmp_path: Path, capsys: Capture
+) -> None:
+    settings = vault / "holdfast.toml"
+    settings.write_text(settings.read_text().replace("as_proof = false", "as_proof = true"))
+    use_store(vault, f"s3://{bucket}/vault/packs", options_for(server.port))
+    assert run(["archive", str(night)]) == EXIT_DONE
+    before = set(names_in(server.port, bucket))
+    assert run(["release", "night/large", "--from", "store", "--no-collect"]) == EXIT_DONE
+    capsys.readouterr()
+    assert run(["collect", "--all", "--json"]) == EXIT_DONE
+    report = json.loads(capsys.readouterr().out)
+    assert report["removed_bytes"] - report["written_bytes"] > 40 * MIB
+    assert len(before - set(names_in(server.port, bucket))) == report["packs"] > 0
+    push()
+    assert digests(vault / "packs") == {}
+    for room in ("catalog", "journals"):
+        shutil.rmtree(vault / room)
+        (vault / room).mkdir()
+    shutil.move(vault / "library", tmp_path / "library")
+    (vault / "library").mkdir()
+    push()  # the empty catalog is filled from the bucket
+    shutil.rmtree(vault / "library")
+    shutil.move(tmp_path / "library", vault / "library")
+    assert run(["rebuild"]) == EXIT_DONE
+    back = restore(vault, RestoreRequest(to=tmp_path / "back"))
+    assert (back.exit_code(), back.warnings) == (EXIT_DONE, [])
+    assert differences(night, tmp_path / "back" / "night") == []
+    scrubbed = scrub(vault, ScrubRequest())
+    assert (scrubbed.exit_code(), scrubbed.damaged_blocks, scrubbed.packs) == (EXIT_DONE, 0, scrubbed.packs_in_store)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from tests.unit.blocks.kit import VAULT_ID, MemoryStore, check_readable, keep, writer_for
+from blake3 import blake3
+from tests.unit.blocks.kit import SOURCE, VAULT_ID, MemoryStore, check_readable, keep, writer_for
 
 from holdfast.blocks import BlockReader, packformat
 from holdfast.blocks.adopting import adopt_held
+from holdfast.blocks.backends import PackBackend
 from holdfast.blocks.backends.backend import pack_id_of
 from holdfast.blocks.backends.memory import MemoryBackend, MemoryPack
+from holdfast.blocks.manifest import Manifest, encode
+from holdfast.blocks.packfile import PackWriter
+from holdfast.blocks.packformat import RecordType
 from holdfast.blocks.packs import Packs
 from holdfast.blocks.recover import LeftPacks
 from holdfast.errors import HoldfastError
-from holdfast.values import VersionEnd
+from holdfast.testing.backendfaults import BackendFault, FaultyBackend
+from holdfast.values import Release, VersionEnd
 
 
 @pytest.fixture
@@ -46,7 +54,7 @@ def move(folder: Path, which: set[int]) -> MemoryBackend:
 
 
 def adopt(
-    folder: Path, backend: MemoryBackend, warnings: list[HoldfastError], vault_id: uuid.UUID = VAULT_ID
+    folder: Path, backend: PackBackend, warnings: list[HoldfastError], vault_id: uuid.UUID = VAULT_ID
 ) -> MemoryStore:
     """All that is found, as an empty catalog would be told."""
     memory = MemoryStore()
@@ -122,3 +130,58 @@ def test_of_a_block_that_lies_twice_the_newest_counts(tmp_path: Path) -> None:
         assert pack is not None
         with closing(pack):
             assert pack.size_bytes == held.size_bytes
+
+
+def gathering(folder: Path, *manifests: Manifest) -> None:
+    """A pack of names only, as a collection leaves it: those of others, and what was released."""
+    pack = PackWriter(folder, vault_id=VAULT_ID, pack_id=uuid.uuid4(), created_ns=time.time_ns())
+    for manifest in manifests:
+        payload = encode(manifest)
+        pack.append(RecordType.MANIFEST, blake3(payload).digest(), memoryview(payload))
+    pack.seal()
+
+
+@pytest.mark.parametrize("which", [{0}, {1}, {0, 1}], ids=str)
+def test_versions_are_taken_one_by_one_and_those_of_released_contents_without_a_place(
+    tmp_path: Path, which: set[int]
+) -> None:
+    """Of one manifest: a version whose block is there, one that was released, and one whose block is nowhere."""
+    old, kept = MemoryStore(), MemoryStore()
+    with writer_for(tmp_path, old) as writer:
+        released = keep(writer, b"released", b"r" * 70_000)
+        lost = keep(writer, b"lost", b"l" * 70_000)
+    for path in tmp_path.glob("*.pack"):
+        path.unlink()
+    with writer_for(tmp_path, kept) as writer:
+        there = keep(writer, b"there", b"t" * 70_000)
+    assert released.content is not None
+    named = [old.versions[item.id] for item in (released, lost)]
+    gathering(
+        tmp_path,
+        Manifest((SOURCE,), (*named, kept.versions[there.id]), (VersionEnd(there.id, 9),)),
+        Manifest((), (), (), (Release(released.content, 5),)),
+    )
+    found = adopt(tmp_path, move(tmp_path, which), [])
+    assert {*found.versions} == {there.id, released.id}
+    assert found.versions[released.id].segments == ()
+    assert {*found.segments} == {there.content}
+    assert found.released == {released.content}
+    assert found.ends == {}  # they stand in a manifest of which a version is missing
+
+
+def test_what_lies_in_the_blocks_of_each_pack_is_told(tmp_path: Path, written: MemoryStore) -> None:
+    backend, told = move(tmp_path, {0, 1, 2, 3}), MemoryStore()
+    held = adopt_held(
+        backend, LeftPacks(tmp_path, told, told), vault_id=VAULT_ID, known=told, sink=told, warn=lambda _: None
+    )
+    sizes = Counter[uuid.UUID]()
+    for place in written.blocks.values():
+        sizes[place.pack_id] += place.locator.size_bytes
+    assert {item.pack_id: item.block_bytes for item in held} == sizes
+
+
+@pytest.mark.parametrize("nth", range(1, 12))
+def test_what_suffers_once_on_the_way_back_is_asked_once_more(tmp_path: Path, written: MemoryStore, nth: int) -> None:
+    backend, warnings = FaultyBackend(move(tmp_path, {0, 1, 2, 3}), BackendFault("read", "flip", nth=nth)), []
+    found = adopt(tmp_path, backend, warnings)
+    assert (warnings, found.facts()) == ([], written.facts())

@@ -11,12 +11,14 @@ import pytest
 from blake3 import blake3
 from tests.unit.blocks.kit import VAULT_ID
 
+from holdfast.blocks.backends.memory import MemoryBackend, MemoryPack
 from holdfast.blocks.mend import RepairPack, whole_copies
 from holdfast.blocks.packfile import PackWriter
 from holdfast.blocks.packformat import RecordType
 from holdfast.blocks.packs import Packs
 from holdfast.errors import CapacityError, IntegrityError
 from holdfast.testing import flip_bit
+from holdfast.testing.backendfaults import BackendFault, FaultyBackend
 from holdfast.values import BlockPlace, Locator
 
 DATA = os.urandom(100_000)
@@ -54,6 +56,21 @@ def test_packs_that_tell_nothing_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "x.pack").write_bytes(b"not ours")
     (tmp_path / f"{uuid.uuid4()}.pack").symlink_to("nowhere")
     assert copies(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["", "packs", "open", "read"])
+def test_a_whole_record_is_found_elsewhere_too_unless_that_place_cannot_be_reached(tmp_path: Path, call: str) -> None:
+    damaged, whole = new_pack(tmp_path, DATA), new_pack(tmp_path, DATA)
+    flip_bit(damaged.path, 4096 + 1000)
+    faulty = FaultyBackend(MemoryBackend(), *([BackendFault(call, count=None)] if call else []))
+    faulty.inner.put(whole.pack_id, MemoryPack(whole.path.read_bytes()), lambda _: None)
+    whole.path.unlink()
+    found = list(whole_copies(Packs(tmp_path, lambda: faulty), {LOCATOR}, lambda: None))
+    assert [place.pack_id for place, _ in found] == ([] if call else [whole.pack_id])
+    new_pack(tmp_path, DATA)
+    calls = dict(faulty.calls)
+    assert len(list(whole_copies(Packs(tmp_path, lambda: faulty), {LOCATOR}, lambda: None))) == 1
+    assert faulty.calls == calls  # what is here is enough
 
 
 def test_a_block_is_told_when_it_is_durable(tmp_path: Path) -> None:

@@ -14,9 +14,14 @@ from tests.unit.blocks.kit import FENCE, VAULT_ID, MemoryStore
 
 from holdfast import durable
 from holdfast.blocks import BlockManager, DurableGroup, Fence, PackKeeper, SlabPool, recover_packs
+from holdfast.blocks.backends import add_pack
+from holdfast.blocks.backends.memory import MemoryBackend
+from holdfast.blocks.backends.posix import PosixPack
 from holdfast.blocks.committer import Backoff
 from holdfast.blocks.packfile import PackWriter
-from holdfast.errors import CapacityError, IntegrityError
+from holdfast.blocks.packs import Packs
+from holdfast.errors import BackendError, CapacityError, IntegrityError
+from holdfast.testing.backendfaults import BackendFault, FaultyBackend
 from holdfast.values import BlockPlace, Locator
 
 pytestmark = pytest.mark.timeout(60)
@@ -24,7 +29,7 @@ pytestmark = pytest.mark.timeout(60)
 PIECE = 64 * 1024
 
 
-def keeper_for(folder: Path, store: MemoryStore, *, pack_bytes: int = 2**30, **options: object) -> PackKeeper:
+def keeper_for(folder: Path | Packs, store: MemoryStore, *, pack_bytes: int = 2**30, **options: object) -> PackKeeper:
     return PackKeeper(
         folder, vault_id=VAULT_ID, pack_bytes=pack_bytes, index=store, sink=store, **{"fence": FENCE} | options
     )  # type: ignore[arg-type]
@@ -266,6 +271,25 @@ def test_a_block_that_was_moved_to_another_pack_is_found_there(tmp_path: Path) -
         pack.unlink()
         store.blocks[locator] = other.blocks[locator]
         assert keeper.fetch(locator, 0, 3) == b"abc"
+
+
+def test_a_block_whose_pack_was_moved_to_another_place_is_read_there(tmp_path: Path) -> None:
+    store, backend = MemoryStore(), MemoryBackend()
+    here = tmp_path / "packs"
+    here.mkdir()
+    with keeper_for(here, store) as keeper:
+        locator = put(keeper, noise(3 * PIECE))
+    (path,) = here.iterdir()
+    assert add_pack(backend, store.blocks[locator].pack_id, PosixPack(path))
+    path.unlink()
+    faulty = FaultyBackend(backend, BackendFault("open"))
+    with keeper_for(Packs(here, lambda: faulty), store) as keeper:
+        with pytest.raises(BackendError):
+            keeper.fetch(locator, 0, 5)
+        keeper._packs._trouble = None
+        assert keeper.fetch(locator, PIECE, PIECE) == noise(3 * PIECE)[PIECE : 2 * PIECE]
+        put(keeper, b"new ones are born in the folder")
+    assert len(list(here.iterdir())) == 1
 
 
 def test_only_the_places_used_last_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
