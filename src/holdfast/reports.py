@@ -336,6 +336,18 @@ class PackRow:
     known: bool
 
 
+@dataclass(slots=True)
+class DoctorReport(Report):
+    """What `doctor` looked at. `foreign`: what is in the folder of packs and is none. After a repair `totals` has what the
+    catalog learnt by it.
+    """
+
+    packs: int = 0
+    blocks: int = 0
+    versions: int = 0
+    foreign: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class FoundTape:
     """A cartridge that `rebuild` met: `rebuilt`, `known` already, `blank`, `not read`, or `not rebuilt`, and why."""

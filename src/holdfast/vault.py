@@ -14,7 +14,7 @@ from holdfast.blocks import BlockReader, Fence, StoreWriter, recover_packs
 from holdfast.blocks.adopting import Adopted, adopt_held
 from holdfast.blocks.backends import open_backend
 from holdfast.blocks.packs import Packs
-from holdfast.blocks.recover import LeftPacks
+from holdfast.blocks.recover import Known, LeftPacks
 from holdfast.catalog import Catalog, packs
 from holdfast.config import VaultSettings, open_or_init_vault, open_vault
 from holdfast.errors import HoldfastError
@@ -113,20 +113,27 @@ def _empty_scratch(folder: Path) -> None:
 
 
 def _recover_store(vault: Vault, warn: Callable[[HoldfastError], object]) -> None:
-    fence = Fence(vault.settings.fence_folder)
-    with fence.passing():
-        _adopt_held(vault, warn)
-        recover_packs(vault.packs, known=vault.catalog, sink=vault.catalog, fence=fence)
-
-
-def _adopt_held(vault: Vault, warn: Callable[[HoldfastError], object]) -> None:
     """The backend is asked only if the catalog knows no sealed pack: then it may have been lost."""
     with vault.catalog.reading() as connection:
         is_empty = not packs.is_any_pack_sealed(connection)
-    backend = vault.packs.backend() if is_empty else None
-    if backend is not None:
-        left = LeftPacks(vault.packs, vault.catalog, vault.catalog)
-        held = adopt_held(backend, left, vault_id=vault.settings.id, known=vault.catalog, sink=vault.catalog, warn=warn)
+    take_over(vault, vault.catalog, warn, from_elsewhere=is_empty)
+
+
+def take_over(
+    vault: Vault, known: Known, warn: Callable[[HoldfastError], object], *, from_elsewhere: bool = True
+) -> None:
+    """Tell the catalog of all that is in packs which `known` does not count as sealed; the vault must be ours.
+
+    `from_elsewhere`: of those on the backend, too; raises what backends raise then.
+    """
+    fence = Fence(vault.settings.fence_folder)
+    backend = vault.packs.backend() if from_elsewhere else None
+    if backend is None:
+        recover_packs(vault.packs, known=known, sink=vault.catalog, fence=fence)
+        return
+    with fence.passing():
+        left = LeftPacks(vault.packs, known, vault.catalog)
+        held = adopt_held(backend, left, vault_id=vault.settings.id, known=known, sink=vault.catalog, warn=warn)
         _settle_held(vault.catalog, held)
         left.tell_sealed()
 

@@ -90,9 +90,10 @@ def recorded(root: Path) -> Recording:
     recording = record(command(root), root)
     assert recording.returncode == 0, recording.stderr.decode()
     said = recording.stdout.decode().splitlines()
-    assert said.count("waiting True") == 2, "the writer holds the fence both times"
+    waiting = [line for line in said if line.startswith("waiting")]
+    # at first the writer may still name what is condemned; then it has, and what it wrote anew lies twice
+    assert waiting == ["waiting True", "waiting False"]
     assert said[-1].startswith("removed ")
-    assert said[-1] != "removed 0"
     return recording
 
 

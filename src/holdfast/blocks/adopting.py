@@ -20,7 +20,7 @@ from holdfast.blocks.manifest import Manifest
 from holdfast.blocks.packfile import asked_twice, read_bytes, read_index, read_record
 from holdfast.blocks.packformat import IndexEntry, RecordType
 from holdfast.blocks.packs import Packs
-from holdfast.blocks.recover import Known, LeftPacks, adopt_in_turn, whole_versions
+from holdfast.blocks.recover import Known, LeftPacks, adopt_in_turn, places_in_lost_packs, whole_versions
 from holdfast.blocks.store import DurableGroup, GroupSink
 from holdfast.errors import HoldfastError, IntegrityError
 from holdfast.values import BlockPlace, Locator
@@ -44,8 +44,8 @@ def adopt_held(
 
     Local blocks come first, as the scan has proven them, and then those of the newest packs, as blocks are repaired into
     new ones; then what was released, then all versions, then the ends that name them. The sink is not told that any pack
-    is sealed: as long as it has not been, all this may be done again, and changes nothing. A pack whose index is damaged
-    is told to `warn`, and passed over. Raises what backends raise. The caller holds a pass of the fence.
+    is sealed: as long as it has not been, all this may be done again, and changes nothing. Packs that are known to be sealed
+    are left alone. One whose index is damaged is told to `warn`, and passed over. Raises what backends raise. The caller holds a pass of the fence.
     """
     held = _HeldPacks(backend, left.packs, vault_id, known, sink, warn)
     adopt_in_turn(left, held)
@@ -67,7 +67,7 @@ def _age(item: _Found) -> tuple[int, uuid.UUID]:
 
 
 class _HeldPacks:
-    """The backend's packs of this vault that are not in the folder, as `recover.Adoptable`; all of them are sealed."""
+    """The backend's packs of this vault that are neither known nor in the folder, as `recover.Adoptable`."""
 
     def __init__(
         self, backend: PackBackend, packs: Packs, vault_id: uuid.UUID, known: Known, sink: GroupSink, warn: Warn
@@ -109,6 +109,8 @@ class _HeldPacks:
 
     def _ours(self) -> Iterable[_Found]:
         for held in self._backend.packs():
+            if self._known.pack_is_sealed(held.pack_id):
+                continue
             pack = self._backend.open(held.pack_id)
             if pack is None:
                 continue
@@ -134,7 +136,11 @@ class _HeldPacks:
         finally:
             pack.close()
         blocks = [entry for entry in index if entry.type is RecordType.BLOCK]
-        self._sink.group_durable(_group(item, Manifest((), ()), _places(item.held.pack_id, blocks)))
+        places = _places(item.held.pack_id, blocks)
+        self._sink.group_durable(_group(item, Manifest((), ()), places))
+        lost = places_in_lost_packs(item.held.pack_id, places, self._packs, self._known)
+        if lost:
+            self._sink.blocks_moved(lost, item.held.size_bytes)
         named = tuple(entry for entry in index if entry.type is RecordType.MANIFEST)
         return _Found(item.held, item.created_ns, sum(entry.payload_bytes for entry in blocks), named)
 

@@ -126,7 +126,9 @@ class BufferBlock:
 
     def __str__(self) -> str:
         name = f"block {self.locator}" if self.locator else f"a block of {self.size_bytes} bytes"
-        return f"{name} of {self.owner} ({self.state.value})"
+        error = self.error if self.state is BlockState.ERROR else None
+        why = f": {error}" if error is not None else ""
+        return f"{name} of {self.owner} ({self.state.value}{why})"
 
     @property
     def room_bytes(self) -> int:

@@ -92,7 +92,11 @@ class ReadCache:
         """The block, from here or fetched now; one fetch for all who ask. Raises what the fetch raises."""
         with self._lock:
             kept = self._touch(locator)
-        return kept if kept is not None else self._flights.run(locator, lambda: self._load(locator, is_read=True))
+        if kept is None:
+            kept = self._flights.run(locator, lambda: self._load(locator, is_read=True))
+            with self._lock:
+                self._unread.discard(locator)  # the flight may have been one of those ahead
+        return kept
 
     def prefetch(self, locators: Iterable[Locator]) -> int:
         """Fetch blocks behind the caller's back, in this order, as far as they fit; returns how many are or come here.

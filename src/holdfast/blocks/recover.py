@@ -220,7 +220,7 @@ def _adopt_blocks(pack: _LeftPack, packs: Packs, known: Known, sink: GroupSink) 
             return None
         places = _places(found)
         sink.group_durable(_group(pack, descriptor, Manifest((), ()), places))
-        lost = _places_in_lost_packs(pack.id, places, packs, known)
+        lost = places_in_lost_packs(pack.id, places, packs, known)
         if lost:
             sink.blocks_moved(lost, os.fstat(descriptor).st_size)
         was_sealed = _is_sealed(descriptor, pack.id)
@@ -232,7 +232,7 @@ def _adopt_blocks(pack: _LeftPack, packs: Packs, known: Known, sink: GroupSink) 
     return _Adopted(pack, headers, sum(sizes), was_sealed)
 
 
-def _places_in_lost_packs(
+def places_in_lost_packs(
     pack_id: uuid.UUID, places: tuple[BlockPlace, ...], packs: Packs, known: Known
 ) -> list[BlockPlace]:
     """Blocks that are said to lie in a pack that is gone, as a catalog from before a collection says it."""

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     and_,
     bindparam,
+    func,
     or_,
     select,
     update,
@@ -387,6 +388,11 @@ def version_row_numbers(connection: Connection, ids: Sequence[uuid.UUID]) -> dic
         query = select(version.c.uuid, version.c.id).where(version.c.uuid.in_([item.bytes for item in part]))
         found.update((uuid.UUID(bytes=row.uuid), row.id) for row in connection.execute(query))
     return found
+
+
+def count_versions(connection: Connection) -> int:
+    """How many versions were ever recorded."""
+    return connection.scalar(select(func.count()).select_from(version)) or 0
 
 
 def versions_by_row(connection: Connection, rows: Sequence[int]) -> Iterator[PresentVersion]:

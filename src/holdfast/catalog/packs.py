@@ -107,6 +107,15 @@ def block_rows(connection: Connection, locators: Iterable[Locator]) -> dict[Loca
     return found
 
 
+def known_blocks(connection: Connection, locators: Iterable[Locator]) -> set[Locator]:
+    """Those of the blocks that the catalog knows, also those that were given up."""
+    found: set[Locator] = set()
+    for part in chunks(list(dict.fromkeys(locators))):
+        query = select(block.c.blake3, block.c.size_bytes).where(block.c.blake3.in_([item.blake3 for item in part]))
+        found.update(Locator(row.blake3, row.size_bytes) for row in connection.execute(query))
+    return found
+
+
 def record_segments(connection: Connection, contents: Mapping[int, tuple[Segment, ...]]) -> None:
     """Record where each content (by row number) lies; a content that has segments already keeps them.
 

@@ -19,6 +19,7 @@ from holdfast import __version__
 from holdfast.cli import (
     archive,
     custody,
+    doctor,
     init,
     listing,
     rebuild,
@@ -77,6 +78,7 @@ app.command("verify")(verify.verify)
 app.command("scrub")(scrub.scrub)
 app.command("release")(release.release)
 app.command("collect")(release.collect)
+app.command("doctor")(doctor.doctor)
 app.command("rebuild")(rebuild.rebuild)
 app.command("status")(status.status)
 app.command("init")(init.init)

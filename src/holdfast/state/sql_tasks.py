@@ -193,7 +193,7 @@ class SqlTasks:
         noted, changed = _noted(ending, now_ns), self._changed(ending)
         with self._database.looking() as looking:
             for places, group in _in_groups(seqs):
-                looking.connection.execute(_note(self._store, places, "owner", "begun_ns"), noted | group)
+                looking.connection.execute(_note(self._store, f"seq IN ({places})", "owner", "begun_ns"), noted | group)
                 with self._database.recounting(self._store, f"seq IN ({places})", group):
                     looking.connection.execute(_free_each(self._store, places, ending), changed | group)
         self._forget_some()
@@ -214,7 +214,9 @@ class SqlTasks:
                     self._database.numbers(self._store).count(done=len(freed), leased=-len(freed))
                 ended += freed
             for places, group in _in_groups(seq for seq, _ in ended):
-                looking.connection.execute(_note(self._store, places, ":owner", ":begun_ns"), noted | group)
+                looking.connection.execute(
+                    _note(self._store, f"seq IN ({places})", ":owner", ":begun_ns"), noted | group
+                )
         self._forget_some()
         return dict.fromkeys((key for _, key in ended), first.token)
 
@@ -258,7 +260,8 @@ class SqlTasks:
 
     def note(self, lease: Lease, outcome: str) -> None:
         noted = _noted(Ending(outcome), self._database.now_ns()) | {"owner": lease.owner, "begun_ns": lease.begun_ns}
-        self._change(_note(self._store, ":seq", ":owner", ":begun_ns"), noted | {"seq": lease.row.seq})
+        # by its key: it may have been moved to another place since it was claimed
+        self._change(_note(self._store, self._is_key, ":owner", ":begun_ns"), noted | {"key": lease.row.key})
 
     def extend(self, lease: Lease, lease_s: float) -> bool:
         until_ns = _end_ns(self._database.now_ns(), lease_s)
@@ -293,11 +296,11 @@ class SqlTasks:
 
 
 @lru_cache(KEPT_STATEMENTS)
-def _note(store: str, places: str, owner: str, begun_ns: str) -> str:
+def _note(store: str, which: str, owner: str, begun_ns: str) -> str:
     return (
         f'INSERT INTO "attempt_{store}" (key, owner, begun_ns, ended_ns, outcome, size_bytes, error) '
         f"SELECT key, {owner}, {begun_ns}, :now_ns, :outcome, {_MOVED_BYTES}, :error "
-        f'FROM "entry_{store}" WHERE seq IN ({places}) ORDER BY seq'
+        f'FROM "entry_{store}" WHERE {which} ORDER BY seq'
     )
 
 

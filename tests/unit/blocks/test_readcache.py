@@ -139,3 +139,14 @@ def test_those_who_share_a_fetch_share_its_error() -> None:
     with pytest.raises(OSError, match="no"):
         shared.result(PATIENCE_S)
     assert flights.run("key", lambda: b"anew") == b"anew"
+
+
+def test_who_waits_for_a_fetch_ahead_has_read_it(cache: ReadCache, fetches: Fetches) -> None:
+    fetches.permits = threading.Semaphore(0)
+    assert cache.prefetch(LOCATORS[:2]) == 2
+    assert fetches.reached.acquire(timeout=PATIENCE_S)
+    waiting = threading.Thread(target=lambda: [cache.get(locator) for locator in LOCATORS[:2]])
+    waiting.start()
+    fetches.permits.release(9)
+    waiting.join(PATIENCE_S)
+    assert cache.prefetch(LOCATORS[2:4]) == 2

@@ -333,3 +333,11 @@ def test_large_values_are_merged_in_small_groups(tracker: Tracker) -> None:
     tracemalloc.stop()
     assert len(tracker) == 300
     assert peak < 20_000_000, sys.version
+
+
+def test_the_attempt_at_a_task_that_is_moved_meanwhile_is_recorded(tracker: Tracker) -> None:
+    tracker.add_many("ab")
+    for key in tracker.try_keys():
+        tracker.move_to_end("a", last=key == "a")
+        tracker.mark_done(key)
+    assert [attempt.key for attempt in tracker.attempts()] == ["b", "a"]

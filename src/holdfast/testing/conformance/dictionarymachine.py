@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,12 @@ class DictionaryMachine(RuleBasedStateMachine):
         elif self.model.get(key) is seen:
             alias.append(value)
             seen.append(value)
+        elif isinstance(self.model.get(key), list):
+            # nothing but a list is needed to append to: what the other handle has made of it is followed, what this
+            # one has is another value
+            with suppress(ConflictError):
+                alias.append(value)
+                self.model[key].append(value)
         else:
             with pytest.raises(ConflictError):
                 alias.append(value)

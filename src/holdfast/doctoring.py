@@ -1,0 +1,218 @@
+"""Whether packs and catalog agree: what each pack says is in it against what the catalog knows, and the catalog made whole.
+
+    look      every pack's own index and manifests, which is a small part of it, against the catalog; nothing is locked
+    repair    every pack is read in full and taken over again, as if it had just been found: blocks, names, ends, releases
+
+The packs have the last word, wherever they lie: what they say and the catalog does not know is told to it. Of packs elsewhere
+a repair, too, reads no more than what they say. Nothing that the catalog knows is forgotten here. Whether blocks are whole is
+`holdfast scrub`'s question, and what tapes hold is `holdfast rebuild`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.blocks import Manifest
+from holdfast.blocks import manifest as manifests
+from holdfast.blocks.backends import OpenPack
+from holdfast.blocks.backends.backend import pack_id_of
+from holdfast.blocks.packfile import asked_twice, list_records, own_pack, read_bytes, read_footer, read_record
+from holdfast.blocks.packformat import SUPERBLOCK_BYTES, IndexEntry, RecordType, decode_superblock
+from holdfast.blocks.packs import pack_path
+from holdfast.catalog import Catalog, files, packs, releasing
+from holdfast.errors import HoldfastError, IntegrityError
+from holdfast.reports import DoctorReport, Silent, Watch, counted
+from holdfast.values import BlockPlace, Content, Locator
+from holdfast.vault import Vault, opened, owned, take_over
+
+
+def examine(folder: Path, watch: Watch | None = None) -> DoctorReport:
+    """Look at every pack; what does not agree are the report's errors, what is only noteworthy its warnings.
+
+    Raises what backends raise when packs lie there.
+    """
+    watch = watch or Silent()
+    report = DoctorReport(vault=str(folder))
+    with opened(folder) as vault:
+        with vault.catalog.reading() as connection:
+            known, emptied = packs.sealed_packs(connection), releasing.emptied_packs(connection)
+        found = dict(_found(vault.settings.packs_folder, report))
+        found = dict(_found_elsewhere(vault)) | found  # that of the folder counts: a pack may be in both places
+        found = {pack_id: size_bytes for pack_id, size_bytes in found.items() if pack_id not in emptied}
+        with watch.stage("look", sum(found.values())) as stage:
+            for pack_id, size_bytes in sorted(found.items()):
+                _examine(vault, pack_id, report, is_known=pack_id in known)
+                stage.advance(size_bytes)
+            report.stages.append(stage.done())
+        for pack_id in sorted(known.keys() - found.keys()):
+            with vault.catalog.reading() as connection:
+                if packs.pack_is_kept(connection, pack_id):  # not collected meanwhile
+                    report.errors.append(_missing(vault, pack_id))
+    return report
+
+
+def repair(folder: Path, watch: Watch | None = None) -> DoctorReport:
+    """Take every pack over again, and look once more. Raises `BusyError` when somebody else works on the vault."""
+    watch = watch or Silent()
+    warnings: list[HoldfastError] = []
+    with owned(folder, "doctor", warnings.append) as vault:
+        before = _counts(vault)
+        take_over(vault, _Unsettled(vault.catalog), warnings.append)
+        gained = {name: count - before[name] for name, count in _counts(vault).items() if count > before[name]}
+    watch.say("taken over: " + (", ".join(counted(count, name) for name, count in gained.items()) or "nothing new"))
+    report = examine(folder, watch)
+    report.warnings += warnings
+    report.totals = gained
+    return report
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsettled:
+    """The catalog, as if no pack had been taken over yet; but one that was collected, and is about to go, stays so."""
+
+    catalog: Catalog
+
+    def pack_is_sealed(self, pack_id: uuid.UUID) -> bool:
+        with self.catalog.reading() as connection:
+            return packs.pack_is_sealed(connection, pack_id) and not packs.pack_is_kept(connection, pack_id)
+
+    def find_block_to_name(self, locator: Locator) -> BlockPlace | None:
+        return self.catalog.find_block_to_name(locator)
+
+    def was_released(self, content: Content) -> bool:
+        return self.catalog.was_released(content)
+
+
+def _counts(vault: Vault) -> dict[str, int]:
+    with vault.catalog.reading() as connection:
+        store = packs.count_store(connection)
+        return {"block": store["blocks"], "version": files.count_versions(connection)}
+
+
+# -- looking
+
+
+def _found(folder: Path, report: DoctorReport) -> Iterator[tuple[uuid.UUID, int]]:
+    """The packs in the folder, and their sizes; what else is there is told and left alone."""
+    for path in sorted(folder.iterdir()):
+        pack_id = pack_id_of(path.name)
+        if pack_id is not None:
+            with suppress(FileNotFoundError):  # moved or collected since it was listed
+                yield pack_id, path.stat().st_size
+        else:
+            report.foreign += 1
+            report.warnings.append(HoldfastError("not a pack, and left alone", place=str(path)))
+
+
+def _found_elsewhere(vault: Vault) -> Iterator[tuple[uuid.UUID, int]]:
+    """Where packs are moved to; those of other vaults may lie there, too."""
+    backend = vault.packs.backend()
+    for held in backend.packs() if backend is not None else ():
+        yield held.pack_id, held.size_bytes
+
+
+def _examine(vault: Vault, pack_id: uuid.UUID, report: DoctorReport, *, is_known: bool) -> None:
+    path = pack_path(vault.settings.packs_folder, pack_id)
+    if not is_known and _is_being_written(path):
+        report.packs += 1
+        report.warnings.append(HoldfastError("somebody is writing this pack", place=str(path)))
+        return
+    try:
+        pack = vault.packs.open(pack_id)
+    except FileNotFoundError:
+        return  # collected since it was listed
+    with closing(pack):
+        if is_known or path.exists() or _is_ours(vault, pack_id, pack):
+            _compare(vault, pack_id, pack, report, is_known=is_known)
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether it is in the folder, and somebody else has it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not own_pack(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_ours(vault: Vault, pack_id: uuid.UUID, pack: OpenPack) -> bool:
+    """Whether a pack of another place may be this vault's; others may keep theirs there, too."""
+    try:
+        superblock = decode_superblock(read_bytes(pack, SUPERBLOCK_BYTES, 0))
+    except IntegrityError:
+        return True
+    return (superblock.vault_id, superblock.pack_id) == (vault.settings.id, pack_id)
+
+
+def _compare(vault: Vault, pack_id: uuid.UUID, pack: OpenPack, report: DoctorReport, *, is_known: bool) -> None:
+    report.packs += 1
+    if not is_known:
+        report.errors.append(_disagreement(pack, "the catalog does not know the pack"))
+    try:
+        records = asked_twice(pack, lambda: list_records(pack, pack_id))
+        named = [_decode(pack, pack_id, entry) for entry in records if entry.type is RecordType.MANIFEST]
+    except (IntegrityError, OSError) as error:
+        found = "it was not sealed" if read_footer(pack) is None else str(error)
+        report.errors.append(_disagreement(pack, found, "its index and all its manifests"))
+        return
+    report.blocks += sum(1 for entry in records if entry.type is RecordType.BLOCK)
+    report.versions += sum(len(manifest.versions) for manifest in named)
+    _compare_blocks(vault, pack_id, pack, records, report)
+    _compare_names(vault, pack, named, report)
+
+
+def _decode(pack: OpenPack, pack_id: uuid.UUID, entry: IndexEntry) -> Manifest:
+    return manifests.decode(asked_twice(pack, lambda: read_record(pack, pack_id, entry)))
+
+
+def _compare_blocks(
+    vault: Vault, pack_id: uuid.UUID, pack: OpenPack, records: list[IndexEntry], report: DoctorReport
+) -> None:
+    """Each block that the catalog reads from here must be here; and each that is here must be known."""
+    here = {(Locator(e.blake3, e.payload_bytes), e.offset_bytes) for e in records if e.type is RecordType.BLOCK}
+    with vault.catalog.reading() as connection:
+        said = {(place.locator, place.offset_bytes) for place in packs.blocks_of_pack(connection, pack_id)}
+        known = packs.known_blocks(connection, [locator for locator, _ in here])
+    if astray := said - here:
+        what = f"{counted(len(astray), 'block')} that the catalog reads from here"
+        report.errors.append(_disagreement(pack, f"{what} {_are(astray)} not here"))
+    if unknown := {locator for locator, _ in here} - known:
+        report.errors.append(_disagreement(pack, f"{counted(len(unknown), 'block')} that the catalog does not know"))
+
+
+def _compare_names(vault: Vault, pack: OpenPack, named: list[Manifest], report: DoctorReport) -> None:
+    ids = {stored.version.id for manifest in named for stored in manifest.versions}
+    with vault.catalog.reading() as connection:
+        unknown = ids - files.version_row_numbers(connection, list(ids)).keys()
+    if unknown:
+        report.errors.append(_disagreement(pack, f"{counted(len(unknown), 'version')} that the catalog does not know"))
+
+
+def _are(items: set[tuple[Locator, int]]) -> str:
+    return "is" if len(items) == 1 else "are"
+
+
+def _disagreement(pack: OpenPack, found: str, expected: str = "what the catalog knows") -> IntegrityError:
+    return IntegrityError(
+        "a pack and the catalog do not agree",
+        place=pack.place,
+        expected=expected,
+        found=found,
+        hint="holdfast doctor --repair takes every pack into the catalog again",
+    )
+
+
+def _missing(vault: Vault, pack_id: uuid.UUID) -> IntegrityError:
+    return IntegrityError(
+        "a pack of the store is missing",
+        place=vault.packs.place_of(pack_id),
+        hint="is its disk mounted? If the pack is lost for good: holdfast scrub --replace-lost",
+    )
