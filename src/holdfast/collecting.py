@@ -12,22 +12,19 @@ collection, as no pack counts as removed before that place has said so.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import uuid
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import durable
-from holdfast.blocks.fence import Fence
+from holdfast.blocks.fence import Fence, alone
 from holdfast.blocks.gather import DamagedNames, Gathered, Gatherer
 from holdfast.blocks.packs import pack_path
 from holdfast.blocks.recover import has_left_packs
 from holdfast.catalog import packs, releasing
 from holdfast.catalog.releasing import Waste
-from holdfast.errors import BusyError, IntegrityError
+from holdfast.errors import IntegrityError
 from holdfast.reports import CollectReport, Silent, Stage, Watch, counted
 from holdfast.values import show_bytes
 from holdfast.vault import Vault, opened, owned
@@ -54,7 +51,7 @@ def collect(folder: Path, request: CollectRequest, watch: Watch | None = None) -
     """
     watch = watch or Silent()
     report = CollectReport(vault=str(folder))
-    with opened(folder) as vault, _alone(vault.settings.fence_folder):
+    with opened(folder) as vault, alone(vault.settings.fence_folder):
         _adopt_left(vault, report)
         _remove_emptied(vault, report)
         fence = Fence(vault.settings.fence_folder)
@@ -76,21 +73,6 @@ def collect(folder: Path, request: CollectRequest, watch: Watch | None = None) -
 
 def _is_mostly_waste(item: Waste) -> bool:
     return item.block_bytes - item.needed_bytes >= WASTE_SHARE * item.block_bytes
-
-
-@contextmanager
-def _alone(fence_folder: Path) -> Generator[None, None, None]:
-    """One collector at a time."""
-    durable.make_folder(fence_folder)
-    path = fence_folder / "collect.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise BusyError("another collection is under way", place=str(path), hint="let it end") from None
-    finally:
-        os.close(descriptor)
 
 
 def _adopt_left(vault: Vault, report: CollectReport) -> None:

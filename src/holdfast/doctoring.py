@@ -21,6 +21,7 @@ from holdfast.blocks import Manifest
 from holdfast.blocks import manifest as manifests
 from holdfast.blocks.backends import OpenPack
 from holdfast.blocks.backends.backend import pack_id_of
+from holdfast.blocks.fence import alone
 from holdfast.blocks.packfile import asked_twice, list_records, own_pack, read_bytes, read_footer, read_record
 from holdfast.blocks.packformat import SUPERBLOCK_BYTES, IndexEntry, RecordType, decode_superblock
 from holdfast.blocks.packs import pack_path
@@ -57,10 +58,14 @@ def examine(folder: Path, watch: Watch | None = None) -> DoctorReport:
 
 
 def repair(folder: Path, watch: Watch | None = None) -> DoctorReport:
-    """Take every pack over again, and look once more. Raises `BusyError` when somebody else works on the vault."""
+    """Take every pack over again, and look once more.
+
+    Raises `BusyError` when somebody else works on the vault, or collects: a pack that is being read could go meanwhile, and
+    the catalog would learn of blocks that are nowhere.
+    """
     watch = watch or Silent()
     warnings: list[HoldfastError] = []
-    with owned(folder, "doctor", warnings.append) as vault:
+    with owned(folder, "doctor", warnings.append) as vault, alone(vault.settings.fence_folder):
         before = _counts(vault)
         take_over(vault, _Unsettled(vault.catalog), warnings.append)
         gained = {name: count - before[name] for name, count in _counts(vault).items() if count > before[name]}

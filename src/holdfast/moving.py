@@ -4,9 +4,9 @@
     copy    each sealed pack, wherever it is: the same, and nothing is removed
 
 A pack is in either place or in both at every moment, and they are the same bytes; so whatever was cut short is finished
-by running again. A collection may go on beside: a pack that was collected while it was being moved
-is taken away again. Which packs a copy has proven to be in their new place is work, not fact: it lies in the state, and
-who deletes that only has them read back once more.
+by running again. A collection may go on beside: a pack that was collected while it was moved is taken away again. Which
+packs a copy has proven to be in their new place is work, not fact: it lies in the state, and who deletes that only has them
+read back once more.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from tests.acceptance.nights import differences
 
 from holdfast import collecting
 from holdfast.blocks import BlockReader
+from holdfast.blocks.fence import alone
 from holdfast.catalog import Catalog, files, packs, tapes
 from holdfast.cli.app import run
 from holdfast.collecting import CollectRequest, collect
@@ -370,7 +371,7 @@ def test_law_7_a_damaged_pack_stays_until_it_is_repaired(
 
 def test_two_collections_at_once_are_refused(vault: Path, nights: tuple[Path, Path]) -> None:
     del nights
-    with collecting._alone(vault / "fence"), pytest.raises(BusyError, match="another collection"):
+    with alone(vault / "fence"), pytest.raises(BusyError, match="another collection"):
         collect(vault, EVERYTHING)
     assert collect(vault, EVERYTHING).exit_code() == 0
 

@@ -14,6 +14,7 @@ from tests.acceptance.nights import differences
 
 from holdfast import collecting
 from holdfast.blocks import Fence, packfile, packformat, recover_packs
+from holdfast.blocks.fence import alone
 from holdfast.catalog import Catalog, files, packs, releasing
 from holdfast.cli.app import run
 from holdfast.collecting import CollectRequest, collect
@@ -299,12 +300,12 @@ def test_equal_files_are_one_content_however_many_there_are(
 
 
 def test_a_release_is_told_though_no_room_can_be_given_back(proven: Path, capsys: Capture) -> None:
-    with collecting._alone(proven / "fence"):
+    with alone(proven / "fence"):
         assert run(["release", "--from", "store", "--vault", str(proven), "--json"]) == EXIT_FAILED
     document = json.loads(capsys.readouterr().out)
     assert document["contents"] == 4
     assert document["errors"][0]["error"] == "another collection is under way"
-    with collecting._alone(proven / "fence"):
+    with alone(proven / "fence"):
         assert run(["collect", "--vault", str(proven)]) == EXIT_BUSY
 
 

@@ -17,6 +17,7 @@ from tests.acceptance.stores import use_store
 
 from holdfast import moving
 from holdfast.blocks import packfile
+from holdfast.blocks.fence import alone
 from holdfast.blocks.packfile import PackWriter
 from holdfast.catalog import Catalog, schema
 from holdfast.cli.app import run
@@ -142,6 +143,15 @@ def test_what_is_wrong_in_the_folder_is_named(kept: Path, what: str) -> None:
     assert what != "no index" or error.found == "it was not sealed"
     if what == "no index":
         assert repair(kept).errors == []
+
+
+def test_nothing_is_repaired_beside_a_collection(kept: Path, capsys: Capture) -> None:
+    """What is taken over from a pack that goes meanwhile would be nowhere."""
+    with alone(kept / "fence"):
+        assert run(["doctor", "--repair", "--vault", str(kept)]) == EXIT_BUSY
+        assert "collection is under way" in capsys.readouterr().err
+        assert run(["doctor", "--vault", str(kept)]) == EXIT_DONE
+    assert run(["doctor", "--repair", "--vault", str(kept)]) == EXIT_DONE
 
 
 def test_repairing_waits_for_nobody(kept: Path, capsys: Capture) -> None:

@@ -78,11 +78,15 @@ class _HeldPacks:
         self._known = known
         self._sink = sink
         self._warn = warn
+        self._listed: frozenset[uuid.UUID] = frozenset()
         self._found: list[_Found] = []
         self._ends: list[DurableGroup] = []
 
     def adopted(self) -> list[Adopted]:
         return [Adopted(item.held.pack_id, item.held.size_bytes, item.block_bytes) for item in self._found]
+
+    def _is_there(self, pack_id: uuid.UUID) -> bool:
+        return pack_id in self._listed or self._packs.is_local(pack_id)
 
     def adopt_blocks(self) -> None:
         ours = [item for item in self._ours() if not self._packs.is_local(item.held.pack_id)]
@@ -108,7 +112,9 @@ class _HeldPacks:
             self._sink.group_durable(group)
 
     def _ours(self) -> Iterable[_Found]:
-        for held in self._backend.packs():
+        listed = list(self._backend.packs())
+        self._listed = frozenset(held.pack_id for held in listed)
+        for held in listed:
             if self._known.pack_is_sealed(held.pack_id):
                 continue
             pack = self._backend.open(held.pack_id)
@@ -138,7 +144,7 @@ class _HeldPacks:
         blocks = [entry for entry in index if entry.type is RecordType.BLOCK]
         places = _places(item.held.pack_id, blocks)
         self._sink.group_durable(_group(item, Manifest((), ()), places))
-        lost = places_in_lost_packs(item.held.pack_id, places, self._packs, self._known)
+        lost = places_in_lost_packs(item.held.pack_id, places, self._known, self._is_there)
         if lost:
             self._sink.blocks_moved(lost, item.held.size_bytes)
         named = tuple(entry for entry in index if entry.type is RecordType.MANIFEST)

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from holdfast import durable
+from holdfast.errors import BusyError
 
 
 class Pass:
@@ -98,3 +99,18 @@ class Fence:
                 return None
         durable.make_folder(self._folder)
         return os.open(path, flags | os.O_CREAT, 0o644)
+
+
+@contextmanager
+def alone(folder: Path) -> Generator[None, None, None]:
+    """One collector at a time, or whoever must have none beside. Raises `BusyError` at once when there is one."""
+    durable.make_folder(folder)
+    path = folder / "collect.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BusyError("another collection is under way", place=str(path), hint="let it end") from None
+    finally:
+        os.close(descriptor)

@@ -1,9 +1,9 @@
 """Copying out of packs what is still needed, so that their files may go.
 
 A new pack gets the needed blocks, every manifest that the packs hold, as the names of files must never go, and which contents
-were released: whoever fills an empty catalog from packs can tell by that why a manifest names blocks that are nowhere. It is
-sealed before anything else is said of it. Nothing is removed here, and what is damaged is never left behind as if it were whole.
-Packs are read from wherever they lie; the new one is born in the folder.
+were released: whoever fills an empty catalog from packs can tell by that why a manifest names blocks that are nowhere. Packs are
+read from wherever they lie; the new one is born in the folder, and sealed before anything else is said of it. Nothing is removed
+here, and what is damaged is never left behind as if it were whole.
 """
 
 from __future__ import annotations

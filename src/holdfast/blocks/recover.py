@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,7 +220,7 @@ def _adopt_blocks(pack: _LeftPack, packs: Packs, known: Known, sink: GroupSink) 
             return None
         places = _places(found)
         sink.group_durable(_group(pack, descriptor, Manifest((), ()), places))
-        lost = places_in_lost_packs(pack.id, places, packs, known)
+        lost = places_in_lost_packs(pack.id, places, known, lambda other: _is_there(packs, other))
         if lost:
             sink.blocks_moved(lost, os.fstat(descriptor).st_size)
         was_sealed = _is_sealed(descriptor, pack.id)
@@ -233,11 +233,11 @@ def _adopt_blocks(pack: _LeftPack, packs: Packs, known: Known, sink: GroupSink) 
 
 
 def places_in_lost_packs(
-    pack_id: uuid.UUID, places: tuple[BlockPlace, ...], packs: Packs, known: Known
+    pack_id: uuid.UUID, places: tuple[BlockPlace, ...], known: Known, is_there: Callable[[uuid.UUID], bool]
 ) -> list[BlockPlace]:
     """Blocks that are said to lie in a pack that is gone, as a catalog from before a collection says it."""
     said = [(place, at.pack_id) for place in places if (at := known.find_block_to_name(place.locator)) is not None]
-    gone = {other for other in {other for _, other in said} if other != pack_id and not _is_there(packs, other)}
+    gone = {other for other in {other for _, other in said} if other != pack_id and not is_there(other)}
     return [place for place, other in said if other in gone]
 
 
