@@ -22,6 +22,7 @@ from holdfast.catalog import Catalog, files
 from holdfast.config import open_vault
 from holdfast.errors import IntegrityError, SourceError
 from holdfast.values import FileVersion, Kind, Segment, Source
+from holdfast.vault import packs_of
 
 MOST_LINKS = 40
 """So many links are followed for one name, as Linux does (path_resolution(7))."""
@@ -50,7 +51,7 @@ class VaultTree:
 
     def __init__(self, folder: Path, as_of_ns: int | None = None) -> None:
         settings = open_vault(folder)
-        self._packs_folder = settings.packs_folder
+        self._packs = packs_of(settings)
         self._as_of_ns = as_of_ns
         self._catalog = Catalog(settings.catalog_path)
         self._catalog.__enter__()
@@ -88,7 +89,7 @@ class VaultTree:
         entry = self._walk(_clean(name), follow_last=True)
         if entry.kind is not Kind.FILE or entry.version is None:
             raise SourceError("not a file", place=name, found=entry.kind.value)
-        return ContentFile(BlockReader(self._packs_folder, self._catalog), self._segments(entry.version, name))
+        return ContentFile(BlockReader(self._packs, self._catalog), self._segments(entry.version, name))
 
     def _segments(self, version: FileVersion, name: str) -> tuple[Segment, ...]:
         if version.content is not None and version.content.size_bytes == 0:

@@ -6,13 +6,14 @@
     remove    the catalog reads from there; what nothing named meanwhile is given up; then the pack's file goes
 
 Nobody is locked out, and killed at any point, running again goes on. What is in doubt stays: a damaged pack, or a block that
-nothing ever named.
+nothing ever named. Packs may lie elsewhere: they are read and removed there, and a place that cannot be reached ends the
+collection, as no pack counts as removed before that place has said so.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from pathlib import Path
 from holdfast import durable
 from holdfast.blocks.fence import Fence
 from holdfast.blocks.gather import DamagedNames, Gathered, Gatherer
-from holdfast.blocks.packfile import pack_path
+from holdfast.blocks.packs import pack_path
 from holdfast.blocks.recover import has_left_packs
 from holdfast.catalog import packs, releasing
 from holdfast.catalog.releasing import Waste
@@ -46,7 +47,8 @@ def collect(folder: Path, request: CollectRequest, watch: Watch | None = None) -
 
     What could not be collected, as it is damaged, is in the report's errors; `waiting`, that somebody is still at work who
     began before. Raises `BusyError` when another collection is under way, or packs of a killed run must be adopted first and
-    somebody else has the vault; and `CapacityError` when there is no room to copy what is needed.
+    somebody else has the vault; `CapacityError` when there is no room to copy what is needed; and what backends raise when
+    packs lie there. Whatever it raises, what is needed can be read, and running again goes on.
     """
     watch = watch or Silent()
     report = CollectReport(vault=str(folder))
@@ -84,7 +86,7 @@ def _collect(vault: Vault, chosen: list[Waste], stage: Stage, report: CollectRep
     """Batch by batch: each fills one new pack, and then its packs go."""
     left = chosen[::-1]
     while left:
-        with Gatherer(vault.settings.packs_folder, vault.settings.id) as gatherer:
+        with Gatherer(vault.packs, vault.settings.id) as gatherer:
             with vault.catalog.reading() as connection:
                 for page in releasing.releases_to_carry(connection):
                     gatherer.add_releases(page)
@@ -130,20 +132,41 @@ def _switch(vault: Vault, gathered: Gathered) -> None:
 
 
 def _remove_emptied(vault: Vault, report: CollectReport) -> int:
-    """Remove the files of packs from which nothing is read; how many bytes they had. Theirs may be gone already."""
+    """Remove the files of packs from which nothing is read; how many bytes they had. Theirs may be gone already.
+
+    Raises what backends raise; then those that are not known to be gone stay known, to be removed by the next collection.
+    """
     with vault.catalog.reading() as connection:
         emptied = releasing.emptied_packs(connection)
     for pack_id in emptied:
         _remove(vault, pack_id)
+    gone = dict[uuid.UUID, int]()
     if emptied:
         durable.sync_folder(vault.settings.packs_folder)
-        with vault.catalog.transaction() as connection:
-            for pack_id in emptied:
-                releasing.forget_pack(connection, pack_id)
-    report.packs += len(emptied)
-    report.removed_bytes += sum(emptied.values())
-    return sum(emptied.values())
+        try:
+            for pack_id in _removed_elsewhere(vault, emptied):
+                gone[pack_id] = emptied[pack_id]
+        finally:
+            _forget(vault, gone)
+    report.packs += len(gone)
+    report.removed_bytes += sum(gone.values())
+    return sum(gone.values())
 
 
 def _remove(vault: Vault, pack_id: uuid.UUID) -> None:
     pack_path(vault.settings.packs_folder, pack_id).unlink(missing_ok=True)
+
+
+def _removed_elsewhere(vault: Vault, pack_ids: Iterable[uuid.UUID]) -> Iterator[uuid.UUID]:
+    """Each when it is durably gone from where packs are moved to: a move that was cut short leaves it in both places."""
+    backend = vault.packs.backend()
+    for pack_id in pack_ids:
+        if backend is not None:
+            backend.remove(pack_id)
+        yield pack_id
+
+
+def _forget(vault: Vault, pack_ids: Iterable[uuid.UUID]) -> None:
+    with vault.catalog.transaction() as connection:
+        for pack_id in pack_ids:
+            releasing.forget_pack(connection, pack_id)

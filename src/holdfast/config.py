@@ -11,7 +11,7 @@ import os
 import re
 import tomllib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -39,6 +39,9 @@ id = "{id}"
 [blocks]
 block_size = "{block_size}"            # at most 64 MiB
 pack_size = "{pack_size}"               # a pack is sealed when it is this long
+store = ""                      # where sealed packs are moved to: such as "s3://bucket/prefix"; empty: they stay here
+
+[blocks.store_options]          # such as endpoint = "https://..."; "$NAME" is taken from the environment
 
 [tape]
 library = "{library}"             # virtual: two drives and cartridges in files, in this vault's folder; or mtx, or operator
@@ -70,10 +73,15 @@ LIBRARY_KINDS = ("virtual", "mtx", "operator")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSettings:
-    """Sizes of the block store, in bytes."""
+    """Sizes of the block store, in bytes; and where sealed packs are kept: a URL, or empty for the vault's folder.
+
+    `store_options` are meant for the library that reads and writes there; variables in them are not put in yet.
+    """
 
     block_bytes: int
     pack_bytes: int
+    store: str = ""
+    store_options: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,6 +297,8 @@ def parse_settings(folder: Path, document: dict[str, Any]) -> VaultSettings:
     blocks = BlockSettings(
         block_bytes=reader.size("blocks", "block_size", 64 * 1024, BLOCK_LIMIT_BYTES),
         pack_bytes=reader.size("blocks", "pack_size", 64 * 1024, 2**40),
+        store="" if reader.is_missing("blocks", "store") else reader.value("blocks", "store", str),
+        store_options=reader.texts("blocks", "store_options"),
     )
     tape = TapeSettings(
         library=_library_of(reader),
@@ -376,6 +386,18 @@ class _Reader:
         for name, number in found.items():
             if type(number) is not int:
                 raise self.wrong(f"{table}.{key}", name, "a whole number", repr(number))
+        return found
+
+    def texts(self, table: str, key: str) -> dict[str, str]:
+        """A table of texts, numbers, `true` and `false` inside a table, all as texts; an empty one when it is missing."""
+        settings = cast("dict[str, Any]", self.document[table]).get(key, {})
+        if not isinstance(settings, dict):
+            raise self.wrong(table, key, "a table of texts", repr(settings))
+        found: dict[str, str] = {}
+        for name, value in cast("dict[str, Any]", settings).items():
+            if not isinstance(value, (str, int)):
+                raise self.wrong(f"{table}.{key}", name, "a text, a whole number, true or false", repr(value))
+            found[name] = value if isinstance(value, str) else str(value).lower()
         return found
 
     def devices(self, table: str, key: str) -> tuple[Path, ...]:

@@ -3,35 +3,40 @@
     look      every pack's own index and manifests, which is a small part of it, against the catalog; nothing is locked
     repair    every pack is read in full and taken over again, as if it had just been found: blocks, names, ends, releases
 
-The packs have the last word: what they say and the catalog does not know is told to it. Nothing that the catalog knows is
-forgotten here. Whether blocks are whole is `holdfast scrub`'s question, and what tapes hold is `holdfast rebuild`'s.
+The packs have the last word, wherever they lie: what they say and the catalog does not know is told to it. Of packs elsewhere
+a repair, too, reads no more than what they say. Nothing that the catalog knows is forgotten here. Whether blocks are whole is
+`holdfast scrub`'s question, and what tapes hold is `holdfast rebuild`'s.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.blocks import Fence, Manifest, recover_packs
+from holdfast.blocks import Manifest
 from holdfast.blocks import manifest as manifests
-from holdfast.blocks.packfile import PACK_SUFFIX, list_records, own_pack, pack_path, read_footer, read_record
+from holdfast.blocks.backends import OpenPack
+from holdfast.blocks.backends.backend import pack_id_of
+from holdfast.blocks.fence import Fence
+from holdfast.blocks.packfile import asked_twice, list_records, own_pack, read_footer, read_record, read_superblock
 from holdfast.blocks.packformat import IndexEntry, RecordType
+from holdfast.blocks.packs import pack_path
 from holdfast.catalog import Catalog, files, packs
 from holdfast.config import open_vault
 from holdfast.errors import HoldfastError, IntegrityError, VaultError
 from holdfast.reports import DoctorReport, Silent, Watch, counted
 from holdfast.values import BlockPlace, Content, Locator, Segment
-from holdfast.vault import Vault, opened, owned
+from holdfast.vault import Vault, opened, owned, take_over
 
 
 def examine(folder: Path, watch: Watch | None = None) -> DoctorReport:
     """Look at every pack; what does not agree are the report's errors, what is only noteworthy its warnings.
 
-    Raises `VaultError` when the folder of packs is gone.
+    Raises `VaultError` when the folder of packs is gone, and what backends raise when packs lie there.
     """
     watch = watch or Silent()
     report = DoctorReport(vault=str(folder))
@@ -40,17 +45,16 @@ def examine(folder: Path, watch: Watch | None = None) -> DoctorReport:
             known = packs.known_packs(connection)
         _check_mounted(vault.settings.packs_folder)
         found = dict(_found(vault.settings.packs_folder, report))
-        with watch.stage("look", sum(map(_size_bytes, found.values()))) as stage:
-            for pack_id, path in sorted(found.items()):
-                size_bytes = _size_bytes(path)
-                if not known.get(pack_id):  # an emptied one is only waiting to be removed
-                    _examine(vault, pack_id, path, report)
+        found = dict(_found_elsewhere(vault)) | found  # that of the folder counts: a pack may be in both places
+        found = {pack_id: size for pack_id, size in found.items() if not known.get(pack_id)}  # emptied ones are to go
+        with watch.stage("look", sum(found.values())) as stage:
+            for pack_id, size_bytes in sorted(found.items()):
+                _examine(vault, pack_id, report)
                 stage.advance(size_bytes)
             report.stages.append(stage.done())
         for pack_id in sorted(known.keys() - found.keys()):
             if not known[pack_id] and _is_missing(vault, pack_id):
                 report.errors.append(_missing(vault, pack_id))
-        report.packs = len(found)
     return report
 
 
@@ -61,29 +65,26 @@ def _check_mounted(folder: Path) -> None:
         )
 
 
-def _size_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0  # collected since it was listed
-
-
 def _is_missing(vault: Vault, pack_id: uuid.UUID) -> bool:
-    """Whether the catalog still knows the pack, and its file is not there: it may have been collected meanwhile."""
+    """Whether the catalog still knows the pack, and it is nowhere: it may have been collected meanwhile."""
     with vault.catalog.reading() as connection:
-        is_emptied = packs.known_packs(connection).get(pack_id, True)
-    return not is_emptied and not pack_path(vault.settings.packs_folder, pack_id).exists()
+        is_emptied = packs.pack_is_emptied(connection, pack_id)
+    return is_emptied is False and not vault.packs.has(pack_id)
 
 
 def repair(folder: Path, watch: Watch | None = None) -> DoctorReport:
-    """Take every pack over again, and look once more. Raises `BusyError` when somebody else works on the vault."""
+    """Take every pack over again, and look once more.
+
+    Raises `BusyError` when somebody else works on the vault, or collects: a pack that is being read could go meanwhile, and
+    the catalog would learn of blocks that are nowhere.
+    """
     watch = watch or Silent()
     warnings: list[HoldfastError] = []
     before = _before(folder)
     fence = Fence(open_vault(folder).fence_folder)
     with fence.collecting(), owned(folder, "doctor", warnings.append) as vault:
         _check_mounted(vault.settings.packs_folder)
-        recover_packs(vault.settings.packs_folder, known=_Unsettled(vault.catalog), sink=vault.catalog, fence=fence)
+        take_over(vault, _Unsettled(vault.catalog), warnings.append)
         gained = {name: count - before[name] for name, count in _counts(vault).items() if count > before[name]}
     watch.say("taken over: " + (", ".join(counted(count, name) for name, count in gained.items()) or "nothing new"))
     report = examine(folder, watch)
@@ -100,7 +101,7 @@ class _Unsettled:
 
     def pack_is_sealed(self, pack_id: uuid.UUID) -> bool:
         with self.catalog.reading() as connection:
-            return packs.pack_is_emptied(connection, pack_id)
+            return bool(packs.pack_is_emptied(connection, pack_id))
 
     def find_block(self, locator: Locator) -> BlockPlace | None:
         return self.catalog.find_block(locator)
@@ -129,63 +130,84 @@ def _counts(vault: Vault) -> dict[str, int]:
 # -- looking
 
 
-def _found(folder: Path, report: DoctorReport) -> Iterator[tuple[uuid.UUID, Path]]:
-    """The packs in the folder; what else is there is told and left alone."""
+def _found(folder: Path, report: DoctorReport) -> Iterator[tuple[uuid.UUID, int]]:
+    """The packs in the folder, and their sizes; what else is there is told and left alone."""
     for path in sorted(folder.iterdir()):
-        try:
-            pack_id = uuid.UUID(path.stem)
-        except ValueError:
-            pack_id = None
-        if pack_id is not None and path.name == f"{pack_id}{PACK_SUFFIX}":
-            yield pack_id, path
+        pack_id = pack_id_of(path.name)
+        if pack_id is not None:
+            with suppress(FileNotFoundError):  # moved or collected since it was listed
+                yield pack_id, path.stat().st_size
         else:
             report.foreign += 1
             report.warnings.append(HoldfastError("not a pack, and left alone", place=str(path)))
 
 
-def _examine(vault: Vault, pack_id: uuid.UUID, path: Path, report: DoctorReport) -> None:
-    with _opened(path) as descriptor:
-        if descriptor is None:
-            return  # collected since it was listed
-        is_known = vault.catalog.pack_is_sealed(pack_id)
-        if not is_known and not own_pack(descriptor):
-            report.warnings.append(HoldfastError("somebody is writing this pack", place=str(path)))
-            return
-        if not is_known:
-            report.errors.append(_disagreement(path, "the catalog does not know the pack"))
-        try:
-            records = list_records(descriptor, pack_id)
-            named = [_decode(descriptor, pack_id, entry) for entry in records if entry.type is RecordType.MANIFEST]
-        except (IntegrityError, OSError) as error:
-            is_open = read_footer(descriptor) is None
-            found = "it was not sealed" if is_open else str(error)
-            report.errors.append(_disagreement(path, found, "its index and all its manifests"))
-            return
-    report.blocks += sum(1 for entry in records if entry.type is RecordType.BLOCK)
-    report.versions += sum(len(manifest.versions) for manifest in named)
-    _compare_blocks(vault, pack_id, path, records, report)
-    _compare_names(vault, path, named, report)
+def _found_elsewhere(vault: Vault) -> Iterator[tuple[uuid.UUID, int]]:
+    """Where packs are moved to; those of other vaults may lie there, too."""
+    backend = vault.packs.backend()
+    for held in backend.packs() if backend is not None else ():
+        yield held.pack_id, held.size_bytes
 
 
-@contextmanager
-def _opened(path: Path) -> Generator[int | None, None, None]:
+def _examine(vault: Vault, pack_id: uuid.UUID, report: DoctorReport) -> None:
+    path, is_known = pack_path(vault.settings.packs_folder, pack_id), vault.catalog.pack_is_sealed(pack_id)
+    if not is_known and _is_being_written(path):
+        report.packs += 1
+        report.warnings.append(HoldfastError("somebody is writing this pack", place=str(path)))
+        return
+    try:
+        pack = vault.packs.open(pack_id)
+    except FileNotFoundError:
+        return  # collected since it was listed
+    with closing(pack):
+        if is_known or path.exists() or _is_ours(vault, pack_id, pack):
+            _compare(vault, pack_id, pack, report, is_known=is_known)
+
+
+def _is_being_written(path: Path) -> bool:
+    """Whether it is in the folder, and somebody else has it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        yield None
-        return
+        return False
     try:
-        yield descriptor
+        return not own_pack(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _decode(descriptor: int, pack_id: uuid.UUID, entry: IndexEntry) -> Manifest:
-    return manifests.decode(read_record(descriptor, pack_id, entry))
+def _is_ours(vault: Vault, pack_id: uuid.UUID, pack: OpenPack) -> bool:
+    """Whether a pack of another place may be this vault's; others may keep theirs there, too."""
+    try:
+        superblock = asked_twice(pack, lambda: read_superblock(pack))
+    except IntegrityError:
+        return True
+    return (superblock.vault_id, superblock.pack_id) == (vault.settings.id, pack_id)
+
+
+def _compare(vault: Vault, pack_id: uuid.UUID, pack: OpenPack, report: DoctorReport, *, is_known: bool) -> None:
+    report.packs += 1
+    if not is_known:
+        report.errors.append(_disagreement(pack, "the catalog does not know the pack"))
+    try:
+        records = asked_twice(pack, lambda: list_records(pack, pack_id))
+        named = [_decode(pack, pack_id, entry) for entry in records if entry.type is RecordType.MANIFEST]
+    except (IntegrityError, OSError) as error:
+        found = "it was not sealed" if read_footer(pack) is None else str(error)
+        report.errors.append(_disagreement(pack, found, "its index and all its manifests"))
+        return
+    report.blocks += sum(1 for entry in records if entry.type is RecordType.BLOCK)
+    report.versions += sum(len(manifest.versions) for manifest in named)
+    _compare_blocks(vault, pack_id, pack, records, report)
+    _compare_names(vault, pack, named, report)
+
+
+def _decode(pack: OpenPack, pack_id: uuid.UUID, entry: IndexEntry) -> Manifest:
+    return manifests.decode(asked_twice(pack, lambda: read_record(pack, pack_id, entry)))
 
 
 def _compare_blocks(
-    vault: Vault, pack_id: uuid.UUID, path: Path, records: list[IndexEntry], report: DoctorReport
+    vault: Vault, pack_id: uuid.UUID, pack: OpenPack, records: list[IndexEntry], report: DoctorReport
 ) -> None:
     """Each block that the catalog reads from here must be here; and each that is here must be known."""
     here = {(Locator(e.blake3, e.payload_bytes), e.offset_bytes) for e in records if e.type is RecordType.BLOCK}
@@ -194,27 +216,27 @@ def _compare_blocks(
         known = packs.known_blocks(connection, [locator for locator, _ in here])
     if astray := said - here:
         what = f"{counted(len(astray), 'block')} that the catalog reads from here"
-        report.errors.append(_disagreement(path, f"{what} {_are(astray)} not here"))
+        report.errors.append(_disagreement(pack, f"{what} {_are(astray)} not here"))
     if unknown := {locator for locator, _ in here} - known:
-        report.errors.append(_disagreement(path, f"{counted(len(unknown), 'block')} that the catalog does not know"))
+        report.errors.append(_disagreement(pack, f"{counted(len(unknown), 'block')} that the catalog does not know"))
 
 
-def _compare_names(vault: Vault, path: Path, named: list[Manifest], report: DoctorReport) -> None:
+def _compare_names(vault: Vault, pack: OpenPack, named: list[Manifest], report: DoctorReport) -> None:
     ids = {stored.version.id for manifest in named for stored in manifest.versions}
     with vault.catalog.reading() as connection:
         unknown = ids - files.version_row_numbers(connection, list(ids)).keys()
     if unknown:
-        report.errors.append(_disagreement(path, f"{counted(len(unknown), 'version')} that the catalog does not know"))
+        report.errors.append(_disagreement(pack, f"{counted(len(unknown), 'version')} that the catalog does not know"))
 
 
 def _are(items: set[tuple[Locator, int]]) -> str:
     return "is" if len(items) == 1 else "are"
 
 
-def _disagreement(path: Path, found: str, expected: str = "what the catalog knows") -> IntegrityError:
+def _disagreement(pack: OpenPack, found: str, expected: str = "what the catalog knows") -> IntegrityError:
     return IntegrityError(
         "a pack and the catalog do not agree",
-        place=str(path),
+        place=pack.place,
         expected=expected,
         found=found,
         hint="holdfast doctor --repair takes every pack into the catalog again",
@@ -224,6 +246,6 @@ def _disagreement(path: Path, found: str, expected: str = "what the catalog know
 def _missing(vault: Vault, pack_id: uuid.UUID) -> IntegrityError:
     return IntegrityError(
         "a pack of the store is missing",
-        place=str(pack_path(vault.settings.packs_folder, pack_id)),
+        place=vault.packs.place_of(pack_id),
         hint="is its disk mounted? If the pack is lost for good: holdfast scrub --replace-lost",
     )

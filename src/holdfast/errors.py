@@ -8,6 +8,7 @@
     ├── CapacityError       no room: disk, cartridge, or a file too large        exit 1
     ├── IntegrityError      bytes are not what they were: data is at risk        exit 3
     ├── MediaError          a cartridge or drive failed or is not the one named  exit 3
+    ├── BackendError        packs in another place cannot be reached             exit 1
     ├── StateError          a dictionary or tracker cannot be kept so            exit 1
     │   ├── NoSuchStore     no dictionary or tracker is there to be read
     │   ├── InvalidKey      a key of a kind that none has; a ValueError, too
@@ -109,6 +110,10 @@ class MediaError(HoldfastError):
     """A cartridge or a drive failed, or a cartridge is not the one that its barcode and journal promise."""
 
     exit_code: ClassVar[int] = EXIT_DATA_AT_RISK
+
+
+class BackendError(HoldfastError):
+    """The place where sealed packs lie cannot be reached, or fails. Nothing is lost by it: local packs stay."""
 
 
 class StateError(HoldfastError):

@@ -1,6 +1,7 @@
 """A file's whole way, top to bottom.
 
-    archive    discover → store (or note, in place) → [enough staged?] → dump on a pair → verify both → conclude
+    archive    discover → store (or note, in place) → [enough staged?] → dump on a pair → verify both
+               → [packs elsewhere?] move them → conclude
     restore    find the versions → plant them, from the store or from tape, twin by twin (`holdfast.restoring`)
     verify     read cartridges back in full, store the evidence
 
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from holdfast.catalog import Pair, files, packs, proof, tapes
 from holdfast.errors import CapacityError, HoldfastError, SourceError
+from holdfast.moving import move_packs
 from holdfast.reports import ArchiveReport, Kept, Silent, Stage, VerifyReport, Watch, counted
 from holdfast.tape.contents import StoredContents
 from holdfast.tape.dump import DumpResult
@@ -74,6 +76,7 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
         owned(folder, "archive", report.warnings.append, make=True) as vault,
         TapeLibrary(vault.settings, vault.catalog) as library,
     ):
+        vault.packs.backend()  # wrong settings for it shall not be found out when all is done
         _adopt(library)
         scopes = find_scopes(vault.catalog, request.paths, request.source_name)
         _discover(vault, scopes, report, watch)
@@ -86,6 +89,8 @@ def archive(folder: Path, request: ArchiveRequest, watch: Watch | None = None) -
                     restless = _dump(vault, library, report, watch, replace_again=request.replace_again)
             report.errors += restless
             _make_proven(vault, library, report, watch)
+            if vault.settings.blocks.store:
+                report.moved = move_packs(vault, report, watch)
         _conclude(vault, scopes, report)
     return report
 

@@ -142,12 +142,26 @@ class VerifyReport(Report):
 
 
 @dataclass(slots=True)
+class Moved:
+    """What became of the sealed packs that lay on the local disk, where the vault keeps them elsewhere.
+
+    `packs` were moved, of `size_bytes` together; those that have `problems` stay on the local disk, whole.
+    """
+
+    to: str
+    packs: int = 0
+    size_bytes: int = 0
+    problems: list[HoldfastError] = field(default_factory=list[HoldfastError])
+
+
+@dataclass(slots=True)
 class ArchiveReport(VerifyReport):
     """What `archive` did. `unproven`: at most a hundred names of what has no two verified copies.
 
     `staged_bytes` wait until there are `wanted_bytes` for the drives; both are 0 when nothing waits.
     `gone_unproven`: at most a hundred names of files whose sources have these bytes no more, and which lost their two
     verified copies, or never had them; `totals` has their number.
+    `moved`: None where packs stay in the vault's folder, or wait there to be written on tape.
     """
 
     in_place: bool = False
@@ -160,6 +174,7 @@ class ArchiveReport(VerifyReport):
     written_on: list[str] = field(default_factory=list[str])
     unproven: list[str] = field(default_factory=list[str])
     gone_unproven: list[str] = field(default_factory=list[str])
+    moved: Moved | None = None
 
     def add_kept(self, kept: Kept) -> None:
         """A look at the sources is over. Later looks of the same run only add what is new since the first."""
@@ -168,9 +183,13 @@ class ArchiveReport(VerifyReport):
             self.kept.problems.clear()
         self.kept.merge(kept)
 
-    def has_failed(self) -> bool:
+    def is_proven(self) -> bool:
+        """Whether all went well as far as the copies on tape are concerned."""
         failed = any(problem.failed for problem in self.kept.problems)
-        return bool(self.errors) or failed or bool(self.unproven) or bool(self.gone_unproven)
+        return not (self.errors or failed or self.unproven or self.gone_unproven)
+
+    def has_failed(self) -> bool:
+        return not self.is_proven() or (self.moved is not None and bool(self.moved.problems))
 
 
 @dataclass(slots=True)
@@ -289,6 +308,32 @@ class ReleaseReport(Report):
 
     def has_failed(self) -> bool:
         return bool(self.errors) or (self.named and bool(self.refused))
+
+
+@dataclass(slots=True)
+class StoreReport(Report):
+    """What `store push` and `store copy` did with `packs`; `sent` of them were not there before.
+
+    Errors are of packs that were not proven to be at the place that `to` names; they stay where they are.
+    """
+
+    to: str = ""
+    packs: int = 0
+    sent: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PackRow:
+    """A pack, and where it lies: in the vault's `folder`, in the `store` that the settings name, or both; or `missing`.
+
+    `known`: the catalog names it as sealed; others are still written, or not this vault's.
+    """
+
+    pack: str
+    where: str
+    size_bytes: int
+    known: bool
 
 
 @dataclass(slots=True)

@@ -6,11 +6,16 @@ import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from holdfast import durable
 from holdfast.blocks import BlockReader, Fence, StoreWriter, recover_packs
-from holdfast.catalog import Catalog
+from holdfast.blocks.adopting import Adopted, adopt_held
+from holdfast.blocks.backends import open_backend
+from holdfast.blocks.packs import Packs
+from holdfast.blocks.recover import Known, LeftPacks
+from holdfast.catalog import Catalog, packs
 from holdfast.config import VaultSettings, open_or_init_vault, open_vault
 from holdfast.errors import HoldfastError
 from holdfast.work import RUN, Work, vault_lock
@@ -23,6 +28,7 @@ class Vault:
     settings: VaultSettings
     catalog: Catalog
     work: Work
+    packs: Packs
 
     def store_writer(self) -> StoreWriter:
         """A writer into the block store that tells the catalog; use it as a context manager."""
@@ -38,7 +44,7 @@ class Vault:
 
     def store_reader(self) -> BlockReader:
         """A reader of the block store; use it as a context manager."""
-        return BlockReader(self.settings.packs_folder, self.catalog)
+        return BlockReader(self.packs, self.catalog)
 
     def identity(self) -> tuple[int, int]:
         """Device and inode of the vault's folder: what a walk leaves out."""
@@ -46,12 +52,20 @@ class Vault:
         return status.st_dev, status.st_ino
 
 
+def packs_of(settings: VaultSettings) -> Packs:
+    """Where the packs of a vault are. Whoever has the backend opened learns then whether its settings are right."""
+    blocks = settings.blocks
+    return Packs(
+        settings.packs_folder, partial(open_backend, blocks.store, blocks.store_options) if blocks.store else None
+    )
+
+
 @contextmanager
 def opened(folder: Path) -> Generator[Vault, None, None]:
     """Open a vault to look at it, beside whoever works on it."""
     settings = open_vault(folder)
     with Catalog(settings.catalog_path) as catalog:
-        yield Vault(settings, catalog, Work(None))
+        yield Vault(settings, catalog, Work(None), packs_of(settings))
 
 
 @contextmanager
@@ -70,8 +84,9 @@ def owned(
         try:
             with Catalog(settings.catalog_path) as catalog, work, work.doing(RUN, command):
                 _empty_scratch(settings.scratch_folder)
-                _recover_store(settings, catalog)
-                yield Vault(settings, catalog, work)
+                vault = Vault(settings, catalog, work, packs_of(settings))
+                _recover_store(vault, warn)
+                yield vault
         finally:
             for trouble in work.troubles():
                 warn(trouble)
@@ -97,5 +112,34 @@ def _empty_scratch(folder: Path) -> None:
     durable.make_folder(folder)
 
 
-def _recover_store(settings: VaultSettings, catalog: Catalog) -> None:
-    recover_packs(settings.packs_folder, known=catalog, sink=catalog, fence=Fence(settings.fence_folder))
+def _recover_store(vault: Vault, warn: Callable[[HoldfastError], object]) -> None:
+    """The backend is asked only if the catalog knows no sealed pack: then it may have been lost."""
+    with vault.catalog.reading() as connection:
+        is_empty = not packs.is_any_pack_sealed(connection)
+    take_over(vault, vault.catalog, warn, from_elsewhere=is_empty)
+
+
+def take_over(
+    vault: Vault, known: Known, warn: Callable[[HoldfastError], object], *, from_elsewhere: bool = True
+) -> None:
+    """Tell the catalog of all that is in packs which `known` does not count as sealed; the vault must be ours.
+
+    `from_elsewhere`: of those on the backend, too; raises what backends raise then.
+    """
+    fence = Fence(vault.settings.fence_folder)
+    backend = vault.packs.backend() if from_elsewhere else None
+    if backend is None:
+        recover_packs(vault.packs, known=known, sink=vault.catalog, fence=fence)
+        return
+    with fence.passing():
+        left = LeftPacks(vault.packs, known, vault.catalog)
+        held = adopt_held(backend, left, vault_id=vault.settings.id, known=known, sink=vault.catalog, warn=warn)
+        _settle_held(vault.catalog, held)
+        left.tell_sealed()
+
+
+def _settle_held(catalog: Catalog, held: list[Adopted]) -> None:
+    """All at once: from here on the catalog counts as filled."""
+    with catalog.transaction() as connection:
+        for item in held:
+            packs.seal_pack(connection, item.pack_id, item.size_bytes, item.block_bytes)

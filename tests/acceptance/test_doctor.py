@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,18 @@ import pytest
 from sqlalchemy import delete, update
 from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
+from tests.acceptance.stores import use_store
 
+from holdfast import moving
 from holdfast.blocks import packfile
+from holdfast.blocks.fence import Fence
+from holdfast.blocks.packfile import PackWriter
 from holdfast.catalog import Catalog, schema
 from holdfast.cli.app import run
+from holdfast.collecting import CollectRequest, collect
 from holdfast.doctoring import examine, repair
 from holdfast.errors import EXIT_BUSY, EXIT_DATA_AT_RISK, EXIT_DONE, EXIT_FAILED
+from holdfast.releasing import ReleaseRequest, release
 from holdfast.restoring import RestoreRequest, restore
 from holdfast.testing import flip_bit
 from holdfast.vault import opened
@@ -138,6 +145,15 @@ def test_what_is_wrong_in_the_folder_is_named(kept: Path, what: str) -> None:
         assert repair(kept).errors == []
 
 
+def test_nothing_is_repaired_beside_a_collection(kept: Path, capsys: Capture) -> None:
+    """What is taken over from a pack that goes meanwhile would be nowhere."""
+    with Fence(kept / "fence").collecting():
+        assert run(["doctor", "--repair", "--vault", str(kept)]) == EXIT_BUSY
+        assert "collection is under way" in capsys.readouterr().err
+        assert run(["doctor", "--vault", str(kept)]) == EXIT_DONE
+    assert run(["doctor", "--repair", "--vault", str(kept)]) == EXIT_DONE
+
+
 def test_repairing_waits_for_nobody(kept: Path, capsys: Capture) -> None:
     with opened(kept) as held, vault_lock(held.settings.lock_path, "archive"):
         assert run(["doctor", "--repair", "--vault", str(kept)]) == EXIT_BUSY
@@ -152,3 +168,84 @@ def test_a_lost_catalog_is_told_with_the_way_out(kept: Path, capsys: Capture) ->
     shown = capsys.readouterr().err
     assert "the vault has lost its catalog" in shown
     assert "holdfast doctor --repair" in shown
+
+
+@pytest.mark.parametrize("place", ["folder", "elsewhere"])
+def test_a_pack_that_was_collected_and_is_about_to_go_is_not_taken_over_again(
+    kept: Path, night: Path, tmp_path: Path, archived: Archive, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what is archived next would name blocks in it, and the next collection would remove it all the same."""
+    settings = kept / "holdfast.toml"
+    settings.write_text(settings.read_text().replace("as_proof = false", "as_proof = true"))
+    if place == "elsewhere":
+        (tmp_path / "shelf").mkdir()
+        use_store(kept, (tmp_path / "shelf").as_uri())
+        moving.push(kept)
+    assert release(kept, ReleaseRequest(patterns=("night/large",))).contents == 1
+
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.collecting._remove_emptied", lambda *_: 0)
+        assert collect(kept, CollectRequest(everything=True)).collected == 1
+    assert repair(kept).errors == []
+    (tmp_path / "other").mkdir()
+    shutil.copy(night / "large", tmp_path / "other")
+    archived(tmp_path / "other", now=True)
+    assert collect(kept, CollectRequest(everything=True)).packs == 1
+    report = restore(kept, RestoreRequest(to=tmp_path / "back", patterns=("other",), origin="store"))
+    assert (report.exit_code(), differences(tmp_path / "other", tmp_path / "back/other")) == (0, [])
+    assert examine(kept).errors == []
+
+
+@pytest.fixture
+def elsewhere(kept: Path, tmp_path: Path) -> Path:
+    """The vault's packs lie on a shelf, beside one of another vault."""
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    use_store(kept, shelf.as_uri())
+    moving.push(kept)
+    PackWriter(shelf, vault_id=uuid.uuid4(), pack_id=uuid.uuid4(), created_ns=1).seal()
+    return kept
+
+
+@pytest.mark.parametrize("loss", ["blocks", "names", "an older catalog"])
+def test_packs_elsewhere_are_asked_as_well(
+    elsewhere: Path, night: Path, tmp_path: Path, loss: str, archived: Archive, capsys: Capture
+) -> None:
+    assert examine(elsewhere).errors == []
+    if loss == "an older catalog":
+        shutil.copytree(elsewhere / "catalog", tmp_path / "older")
+        (night / "new").write_bytes(os.urandom(100_000))
+        archived(night, now=True)
+        shutil.rmtree(elsewhere / "catalog")
+        shutil.move(tmp_path / "older", elsewhere / "catalog")
+    else:
+        forget(elsewhere, *LOSSES[loss][0]())
+    assert run(["doctor", "--vault", str(elsewhere)]) == EXIT_DATA_AT_RISK
+    assert str(tmp_path / "shelf") in capsys.readouterr().err
+    assert run(["doctor", "--repair", "--vault", str(elsewhere)]) == EXIT_DONE
+    check_store(elsewhere, night, tmp_path / "back")
+
+
+def test_an_older_catalog_learns_where_blocks_lie_that_were_gathered_and_moved(
+    elsewhere: Path, night: Path, tmp_path: Path
+) -> None:
+    settings = elsewhere / "holdfast.toml"
+    settings.write_text(settings.read_text().replace("as_proof = false", "as_proof = true"))
+    shutil.copytree(elsewhere / "catalog", tmp_path / "older")
+    release(elsewhere, ReleaseRequest(patterns=("night/large",)))
+    assert collect(elsewhere, CollectRequest(everything=True)).packs == 1
+    moving.push(elsewhere)
+    shutil.rmtree(elsewhere / "catalog")
+    shutil.move(tmp_path / "older", elsewhere / "catalog")
+    assert all("missing" in str(error) for error in repair(elsewhere).errors)  # the old pack, and nothing else
+    report = restore(elsewhere, RestoreRequest(to=tmp_path / "back", patterns=("night/small-*",), origin="store"))
+    assert (report.exit_code(), len(list((tmp_path / "back/night").iterdir()))) == (0, 5)
+
+
+def test_a_place_that_cannot_be_reached_is_no_disagreement(elsewhere: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "shelf").rename(tmp_path / "away")
+    for arguments in (["doctor"], ["doctor", "--repair"]):
+        assert run([*arguments, "--vault", str(elsewhere)]) == EXIT_FAILED
+        assert "cannot be used" in capsys.readouterr().err
+    (tmp_path / "away").rename(tmp_path / "shelf")
+    assert run(["doctor", "--vault", str(elsewhere)]) == EXIT_DONE

@@ -19,6 +19,7 @@ from sqlalchemy import insert, select
 from tests.acceptance.conftest import Archive
 from tests.acceptance.nights import differences
 
+from holdfast.blocks.packs import Packs
 from holdfast.blocks.scrub import scrub_pack
 from holdfast.catalog import Catalog, packs, schema
 from holdfast.cli.app import run
@@ -227,7 +228,7 @@ def test_what_was_read_longest_ago_comes_first_and_a_limit_ends_it(
         archived(night)
     read: list[object] = []
 
-    def note(folder: Path, pack: object, places: object) -> Iterator[object]:
+    def note(packs: Packs, pack: object, places: object) -> Iterator[object]:
         read.append(pack)
         return iter(())
 
@@ -346,7 +347,7 @@ def test_packs_that_are_all_gone_are_a_disk_that_is_not_mounted(kept: Path, caps
 def test_a_pack_that_cannot_be_looked_for_is_no_damage(kept: Path) -> None:
     place = places(kept)[0]
     with pytest.raises(NotADirectoryError):
-        list(scrub_pack(kept / "holdfast.toml", place.pack_id, [place]))
+        list(scrub_pack(Packs(kept / "holdfast.toml"), place.pack_id, [place]))
 
 
 def test_a_repair_on_a_full_disk_leaves_nothing(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,7 +444,7 @@ def test_a_pack_that_the_disk_does_not_find_is_replaced_only_when_it_is_said_to_
         return real(name, *args, **more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr("holdfast.blocks.scrub.os.open", bad_sector)
+        patch.setattr("holdfast.blocks.backends.posix.os.open", bad_sector)
         report = scrub(kept, ScrubRequest())
         assert (report.exit_code(), report.repaired_blocks, report.unread_packs) == (EXIT_DATA_AT_RISK, 0, 1)
         assert "--replace-lost" in (report.errors[0].hint or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Generator
@@ -350,6 +351,37 @@ def test_a_wait_that_cannot_be_meant_is_named(folder: Path, told: str) -> None:
         open_vault(folder)
     assert caught.value.message == "wrong setting [library] ready_timeout_s"
     assert caught.value.expected
+
+
+def test_packs_stay_unless_another_place_is_named(folder: Path) -> None:
+    made = init_vault(folder)
+    assert (made.blocks.store, made.blocks.store_options) == ("", {})
+    path = folder / "holdfast.toml"
+    old = "".join(line for line in path.read_text().splitlines(keepends=True) if "store" not in line.partition("#")[0])
+    path.write_text(old)
+    assert open_vault(folder).blocks == made.blocks
+
+
+def test_another_place_and_its_options(folder: Path) -> None:
+    init_vault(folder)
+    path = folder / "holdfast.toml"
+    text = path.read_text().replace('store = ""', 'store = "s3://bucket/packs"')
+    path.write_text(
+        re.sub(r"(\[blocks.store_options\].*\n)", r'\1region = "$REGION"\nallow_http = true\nmax_retries = 3\n', text)
+    )
+    blocks = open_vault(folder).blocks
+    assert blocks.store == "s3://bucket/packs"
+    assert blocks.store_options == {"region": "$REGION", "allow_http": "true", "max_retries": "3"}
+
+
+@pytest.mark.parametrize("options", ["store_options = 3", "store_options = {region = 1.5}", "store_options = {a = []}"])
+def test_options_that_are_none_are_named(folder: Path, options: str) -> None:
+    init_vault(folder)
+    path = folder / "holdfast.toml"
+    text = re.sub(r"\[blocks.store_options\].*\n", "", path.read_text())
+    path.write_text(text.replace('store = ""', options))
+    with pytest.raises(VaultError, match="store_options"):
+        open_vault(folder)
 
 
 def test_comments_and_further_settings_are_passed_over(folder: Path) -> None:

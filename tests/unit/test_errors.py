@@ -12,6 +12,7 @@ CODES = {
     "UsageError": 2,
     "VaultError": 1,
     "SourceError": 1,
+    "BackendError": 1,
     "BusyError": 5,
     "CapacityError": 1,
     "IntegrityError": 3,

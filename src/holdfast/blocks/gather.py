@@ -1,27 +1,28 @@
 """Copying out of packs what is still needed, so that their files may go.
 
 A new pack gets the needed blocks, every manifest that the packs hold, as the names of files must never go, and which contents
-were released: whoever fills an empty catalog from packs can tell by that why a manifest names blocks that are nowhere. It is
-sealed before anything else is said of it. Nothing is removed here, and what is damaged is never left behind as if it were whole.
+were released: whoever fills an empty catalog from packs can tell by that why a manifest names blocks that are nowhere. Packs are
+read from wherever they lie; the new one is born in the folder, and sealed before anything else is said of it. Nothing is removed
+here, and what is damaged is never left behind as if it were whole.
 """
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from blake3 import blake3
 
 from holdfast import durable
 from holdfast.blocks import manifest as manifests
+from holdfast.blocks.backends import OpenPack
 from holdfast.blocks.manifest import Manifest
-from holdfast.blocks.packfile import PackWriter, list_records, pack_path, read_record
+from holdfast.blocks.packfile import PackWriter, asked_twice, list_records, read_record
 from holdfast.blocks.packformat import IndexEntry, RecordType
+from holdfast.blocks.packs import Packs
 from holdfast.blocks.scrub import look_at_block
 from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace, Locator, Release
@@ -44,9 +45,9 @@ class Gathered:
 class Gatherer:
     """Fills one new pack. Use as a context manager: what was not sealed when it is left is removed again."""
 
-    def __init__(self, folder: Path, vault_id: uuid.UUID) -> None:
-        self._folder = folder
-        self._pack = PackWriter(folder, vault_id=vault_id, pack_id=uuid.uuid4(), created_ns=time.time_ns())
+    def __init__(self, packs: Packs, vault_id: uuid.UUID) -> None:
+        self._packs = packs
+        self._pack = PackWriter(packs.folder, vault_id=vault_id, pack_id=uuid.uuid4(), created_ns=time.time_ns())
         self._result = Gathered(self._pack.pack_id)
         self._is_sealed = False
 
@@ -58,7 +59,7 @@ class Gatherer:
             # the file goes before its lock does: nobody shall adopt it meanwhile
             self._pack.path.unlink(missing_ok=True)
             self._pack.close()
-            durable.sync_folder(self._folder)
+            durable.sync_folder(self._packs.folder)
 
     @property
     def size_bytes(self) -> int:
@@ -74,44 +75,61 @@ class Gatherer:
         """Copy what is needed of a pack: these blocks, and all its manifests.
 
         A block that is read from another pack, and is not whole there, is copied from here as well. Raises
-        `IntegrityError` when a needed block is damaged, or one is here that the index has never heard of; and `DamagedNames` when a manifest is, or nobody can tell what is
-        in the pack; then the pack is not among those that may go.
+        `IntegrityError` when a needed block is damaged, or one is here that the index has never heard of, and `DamagedNames`
+        when a manifest is, or nobody can tell what is in the pack; then the pack is not among those that may go. Raises what
+        backends raise when one that has to be looked at cannot be reached: then nobody knows what is whole there, and nothing
+        that was gathered may count.
         """
-        path = pack_path(self._folder, pack_id)
-        with _opened(path) as descriptor:
+        with self._opened(pack_id) as pack:
             try:
-                records = list_records(descriptor, pack_id)
-                named = [read_record(descriptor, pack_id, e) for e in records if e.type is RecordType.MANIFEST]
+                records = asked_twice(pack, lambda: list_records(pack, pack_id))
+                named = [_manifest(pack, pack_id, e) for e in records if e.type is RecordType.MANIFEST]
             except (IntegrityError, OSError) as error:
-                raise DamagedNames(_stays(path, error)) from error
-            _check_known(path, records, known)
+                raise DamagedNames(_stays(pack.place, error)) from error
+            _check_known(pack, records, known)
             try:
                 for place in needed:
-                    self._result.moved[place] = self._copy_block(descriptor, place)
+                    self._result.moved[place] = self._copy_block(pack, place)
                 for entry in records:
                     if entry.type is RecordType.BLOCK:
-                        self._copy_if_lost(descriptor, pack_id, entry, find_block)
+                        self._copy_if_lost(pack, pack_id, entry, find_block)
             except (IntegrityError, OSError) as error:
-                raise _stays(path, error) from error
+                raise _stays(pack.place, error) from error
         for payload in named:
             self._append_manifest(payload)
         self._result.packs.append(pack_id)
 
-    def _copy_if_lost(self, descriptor: int, pack_id: uuid.UUID, entry: IndexEntry, find_block: FindBlock) -> None:
+    @contextmanager
+    def _opened(self, pack_id: uuid.UUID) -> Generator[OpenPack, None, None]:
+        try:
+            pack = self._packs.open(pack_id)
+        except OSError as error:
+            raise IntegrityError(
+                "a pack of the block store cannot be opened",
+                place=self._packs.place_of(pack_id),
+                found=error.strerror or str(error),
+                hint="is its disk mounted? If the pack is lost for good: holdfast scrub --replace-lost",
+            ) from error
+        try:
+            yield pack
+        finally:
+            pack.close()
+
+    def _copy_if_lost(self, pack: OpenPack, pack_id: uuid.UUID, entry: IndexEntry, find_block: FindBlock) -> None:
         here = BlockPlace(Locator(entry.blake3, entry.payload_bytes), pack_id, entry.offset_bytes)
         place = find_block(here.locator)
         if place is not None and place.pack_id not in (pack_id, self._pack.pack_id) and not self._is_whole(place):
-            self._result.moved[place] = self._copy_block(descriptor, here)
+            self._result.moved[place] = self._copy_block(pack, here)
 
     def _is_whole(self, place: BlockPlace) -> bool:
         try:
-            with _opened(pack_path(self._folder, place.pack_id)) as descriptor:
-                return look_at_block(descriptor, place)[1] is None
+            with self._opened(place.pack_id) as pack:
+                return look_at_block(pack, place)[1] is None
         except IntegrityError:
             return False
 
-    def _copy_block(self, descriptor: int, place: BlockPlace) -> BlockPlace:
-        payload, damage = look_at_block(descriptor, place)
+    def _copy_block(self, pack: OpenPack, place: BlockPlace) -> BlockPlace:
+        payload, damage = look_at_block(pack, place)
         if damage is not None:
             raise IntegrityError("a block is not as it was written", expected=str(place.locator), found=damage.problem)
         offset = self._pack.append(RecordType.BLOCK, place.locator.blake3, memoryview(payload))
@@ -132,30 +150,17 @@ class Gatherer:
         return self._result
 
 
-@contextmanager
-def _opened(path: Path) -> Generator[int, None, None]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise IntegrityError(
-            "a pack of the block store cannot be opened",
-            place=str(path),
-            found=error.strerror or str(error),
-            hint="is its disk mounted? If the pack is lost for good: holdfast scrub --replace-lost",
-        ) from error
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _manifest(pack: OpenPack, pack_id: uuid.UUID, entry: IndexEntry) -> bytes:
+    return asked_twice(pack, lambda: read_record(pack, pack_id, entry))
 
 
-def _check_known(path: Path, records: Sequence[IndexEntry], known: KnownBlocks) -> None:
+def _check_known(pack: OpenPack, records: Sequence[IndexEntry], known: KnownBlocks) -> None:
     """Nobody can say of a block that it is not needed, if nobody knows what named it."""
     here = {Locator(entry.blake3, entry.payload_bytes) for entry in records if entry.type is RecordType.BLOCK}
     if unknown := here - known(here):
         raise IntegrityError(
             "a pack of which little is needed stays, as it holds blocks that the catalog does not know",
-            place=str(path),
+            place=pack.place,
             expected="what the catalog knows",
             found=f"{len(unknown)} more",
             hint="holdfast doctor --repair takes them into the catalog; then collect again",
@@ -170,11 +175,11 @@ class DamagedNames(Exception):
         self.error = error
 
 
-def _stays(path: Path, error: IntegrityError | OSError) -> IntegrityError:
+def _stays(pack: str, error: IntegrityError | OSError) -> IntegrityError:
     place = error.place if isinstance(error, IntegrityError) else None
     return IntegrityError(
         "a pack of which little is needed stays, as it is damaged",
-        place=f"{path} {place}" if place else str(path),
+        place=f"{pack} {place}" if place else pack,
         expected=getattr(error, "expected", None),
         found=str(error),
         hint="holdfast scrub repairs blocks; names of files that cannot be read here are in the catalog and on tape",

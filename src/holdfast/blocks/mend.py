@@ -6,7 +6,6 @@ that names the block stays as it is. Nothing is written over.
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -16,44 +15,78 @@ from pathlib import Path
 from blake3 import blake3
 
 from holdfast import durable
-from holdfast.blocks.packfile import PACK_SUFFIX, PackWriter, pack_path, read_index
+from holdfast.blocks.backends import OpenPack
+from holdfast.blocks.backends.backend import pack_id_of
+from holdfast.blocks.packfile import PACK_SUFFIX, PackWriter, asked_twice, pack_path, read_index, read_superblock
 from holdfast.blocks.packformat import RecordType
+from holdfast.blocks.packs import Packs
 from holdfast.blocks.scrub import look_at_block, opened_pack
-from holdfast.errors import CapacityError, IntegrityError
+from holdfast.errors import BackendError, CapacityError, IntegrityError, UsageError
 from holdfast.values import BlockPlace, Locator
 
 
 def whole_copies(
-    folder: Path, wanted: Collection[Locator], heed: Callable[[], object]
+    packs: Packs, vault_id: uuid.UUID, wanted: Collection[Locator], heed: Callable[[], object]
 ) -> Iterator[tuple[BlockPlace, int]]:
-    """Where whole records of these blocks lie, in whatever sealed pack of the folder; and the size of that pack.
+    """Where whole records of these blocks lie, in whatever sealed pack of the vault; and the size of that pack.
 
     A repair that was killed before the catalog was told of it leaves such a record. Packs and indexes that cannot be read
-    are passed over. `heed` is called before each pack.
+    are passed over, and so is a place that cannot be reached, and packs there of other vaults: those may go when their own
+    vault needs them no more. `heed` is called before each pack.
     """
     left = set(wanted)
-    for path in folder.glob("*" + PACK_SUFFIX):
-        heed()
-        if not left:
+    yield from _copies(packs, _here(packs), left, heed)
+    with suppress(BackendError, UsageError):
+        yield from _copies(packs, _elsewhere(packs, vault_id), left, heed)
+
+
+def _copies(
+    packs: Packs, pack_ids: Iterator[uuid.UUID], left: set[Locator], heed: Callable[[], object]
+) -> Iterator[tuple[BlockPlace, int]]:
+    while left:  # nobody is asked for more packs than are needed
+        pack_id = next(pack_ids, None)
+        if pack_id is None:
             return
-        for place, pack_bytes in _copies_in(path, left):
+        heed()
+        for place, pack_bytes in _copies_in(packs, pack_id, left):
             left.discard(place.locator)
             yield place, pack_bytes
 
 
-def _copies_in(path: Path, wanted: Collection[Locator]) -> list[tuple[BlockPlace, int]]:
+def _here(packs: Packs) -> Iterator[uuid.UUID]:
+    for path in packs.folder.glob("*" + PACK_SUFFIX):
+        if (pack_id := pack_id_of(path.name)) is not None:
+            yield pack_id
+
+
+def _elsewhere(packs: Packs, vault_id: uuid.UUID) -> Iterator[uuid.UUID]:
+    """Of these a few small reads are enough, as their indexes lie at their ends."""
+    backend = packs.backend()
+    for held in backend.packs() if backend is not None else ():
+        if not packs.is_local(held.pack_id) and _is_of(packs, held.pack_id, vault_id):
+            yield held.pack_id
+
+
+def _is_of(packs: Packs, pack_id: uuid.UUID, vault_id: uuid.UUID) -> bool:
     try:
-        pack_id = uuid.UUID(path.stem)
-        with opened_pack(path.parent, pack_id) as descriptor:
-            places = _listed(descriptor, pack_id, wanted)
-            size_bytes = os.fstat(descriptor).st_size
-            return [(place, size_bytes) for place in places if look_at_block(descriptor, place)[1] is None]
-    except (ValueError, OSError, IntegrityError):
-        return []  # not one of ours, or no help
+        with opened_pack(packs, pack_id) as pack:
+            return asked_twice(pack, lambda: read_superblock(pack)).vault_id == vault_id
+    except (OSError, IntegrityError):
+        return False  # no help
 
 
-def _listed(descriptor: int, pack_id: uuid.UUID, wanted: Collection[Locator]) -> list[BlockPlace]:
-    listed = [entry for entry in read_index(descriptor, pack_id) if entry.type is RecordType.BLOCK]
+def _copies_in(packs: Packs, pack_id: uuid.UUID, wanted: Collection[Locator]) -> list[tuple[BlockPlace, int]]:
+    try:
+        with opened_pack(packs, pack_id) as pack:
+            places = _listed(pack, pack_id, wanted)
+            return [(place, pack.size_bytes) for place in places if look_at_block(pack, place)[1] is None]
+    except (OSError, IntegrityError):
+        return []  # no help
+
+
+def _listed(pack: OpenPack, pack_id: uuid.UUID, wanted: Collection[Locator]) -> list[BlockPlace]:
+    index = asked_twice(pack, lambda: read_index(pack, pack_id))
+    listed = [entry for entry in index if entry.type is RecordType.BLOCK]
     places = (BlockPlace(Locator(e.blake3, e.payload_bytes), pack_id, e.offset_bytes) for e in listed)
     return [place for place in places if place.locator in wanted]
 

@@ -1,4 +1,4 @@
-"""Pack files on a local disk: appending records, reading pieces of them, scanning and sealing.
+"""Pack files: appending records on a local disk, reading pieces of them from wherever they lie, scanning and sealing.
 
 The bytes are those of `packformat`. One `PackWriter` owns a pack while it grows; `PackReader` may read any pack at the
 same time. Nothing is deleted here, and nothing that was written is ever written over.
@@ -11,23 +11,27 @@ import fcntl
 import os
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from blake3 import blake3
 
 from holdfast import durable
 from holdfast.blocks import packformat
+from holdfast.blocks import packs as packplaces
+from holdfast.blocks.backends import OpenPack
 from holdfast.blocks.packformat import IndexEntry, RecordHeader, RecordType
-from holdfast.errors import BusyError, IntegrityError
+from holdfast.blocks.packs import Packs, pack_path
+from holdfast.errors import BackendError, BusyError, IntegrityError, UsageError
 from holdfast.values import BlockPlace, Locator
 
-PACK_SUFFIX = ".pack"
-
-
-def pack_path(folder: Path, pack_id: uuid.UUID) -> Path:
-    return folder / f"{pack_id}{PACK_SUFFIX}"
+WRITEV_PARTS = 1024
+"""The kernel takes no more in one call (IOV_MAX)."""
+AnyPack = OpenPack | int
+"""An open pack; a descriptor stands for the file that it is of."""
+T = TypeVar("T")
 
 
 class PackWriter:
@@ -133,6 +137,10 @@ def write_seal(descriptor: int, pack_id: uuid.UUID, index: list[IndexEntry], off
     return footer_offset + packformat.FOOTER_BYTES
 
 
+PACK_SUFFIX = packplaces.PACK_SUFFIX
+FROM_TAPE = "holdfast restore --from tape reads the copies on tape"
+
+
 @dataclass(frozen=True, slots=True)
 class _OpenRecord:
     header: RecordHeader
@@ -142,110 +150,150 @@ class _OpenRecord:
 class PackReader:
     """Reads pieces of records, each checked before it is handed out. Owned by one thread; `close` it.
 
-    Keeps a few packs open and the piece tables of the records used last.
+    Keeps a few packs open and the piece tables of the records used last. A folder stands for the packs in it.
     """
 
     OPEN_PACKS = 8
     KEPT_TABLES = 512
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, packs: Packs | Path) -> None:
+        self._packs = Packs(packs) if isinstance(packs, Path) else packs
         self._buffer = bytearray(packformat.PIECE_BYTES)
-        self._descriptors: OrderedDict[uuid.UUID, int] = OrderedDict()
+        self._opened: OrderedDict[uuid.UUID, OpenPack] = OrderedDict()
         self._records: OrderedDict[tuple[uuid.UUID, int], _OpenRecord] = OrderedDict()
 
     def read(self, place: BlockPlace, offset: int, length: int) -> memoryview:
         """`length` bytes from `offset` of the block at `place`, in memory that is good until the next read.
 
         Raises `IntegrityError` naming pack, offset and digests when any byte of a piece that is touched is not what
-        was written, or cannot be read at all.
+        was written, or cannot be read at all; of a pack in another place, if that is so when it is asked once more, and
+        `BackendError` if that place cannot be reached.
         """
         if offset < 0 or length < 0 or offset + length > place.locator.size_bytes:
             raise ValueError(f"bytes {offset} to {offset + length} of block {place.locator}")
-        record = self._record(place)
+        pack = self._pack(place.pack_id)
+        try:
+            return asked_twice(pack, lambda: self._read(pack, place, offset, length))
+        except (BackendError, UsageError) as error:
+            self._packs.was_in_vain(error)
+            self._opened.pop(place.pack_id).close()
+            raise
+
+    def _read(self, pack: OpenPack, place: BlockPlace, offset: int, length: int) -> memoryview:
+        record = self._record(pack, place)
         first = offset // packformat.PIECE_BYTES * packformat.PIECE_BYTES
         end = min(-(-(offset + length) // packformat.PIECE_BYTES) * packformat.PIECE_BYTES, place.locator.size_bytes)
         if len(self._buffer) < end - first:
             self._buffer = bytearray(end - first)
         view = memoryview(self._buffer)[: end - first]
         try:
-            got_bytes = os.preadv(self._descriptor(place.pack_id), [view], record.header.payload_offset + first)
+            got_bytes = pack.read_into(view, record.header.payload_offset + first)
         except OSError as error:
-            raise self._damage(place, first, f"{end - first} bytes", error.strerror or str(error)) from error
+            raise _damage(pack, place, first, f"{end - first} bytes", error.strerror or str(error)) from error
         if got_bytes != end - first:
-            raise self._damage(place, first, f"{end - first} bytes", f"{got_bytes} bytes")
-        self._check_pieces(place, record, first, view)
+            raise _damage(pack, place, first, f"{end - first} bytes", f"{got_bytes} bytes")
+        self._check_pieces(pack, place, record, first, view)
         return view[offset - first : offset - first + length]
 
-    def _check_pieces(self, place: BlockPlace, record: _OpenRecord, first: int, view: memoryview) -> None:
+    def _check_pieces(
+        self, pack: OpenPack, place: BlockPlace, record: _OpenRecord, first: int, view: memoryview
+    ) -> None:
         entry = first // packformat.PIECE_BYTES * 8
         for start in range(0, len(view), packformat.PIECE_BYTES):
             found = packformat.piece_sum(view[start : start + packformat.PIECE_BYTES])
             expected = record.table[entry : entry + 8]
             if found != expected:
-                raise self._damage(place, first + start, f"XXH3-64 {expected.hex()}", f"XXH3-64 {found.hex()}")
+                raise _damage(pack, place, first + start, f"XXH3-64 {expected.hex()}", f"XXH3-64 {found.hex()}")
             entry += 8
 
-    def _record(self, place: BlockPlace) -> _OpenRecord:
+    def _record(self, pack: OpenPack, place: BlockPlace) -> _OpenRecord:
         key = (place.pack_id, place.offset_bytes)
         record = self._records.get(key)
         if record is None:
-            record = self._records[key] = self._open_record(place)
+            record = self._records[key] = _open_record(pack, place)
             if len(self._records) > self.KEPT_TABLES:
                 self._records.popitem(last=False)
         self._records.move_to_end(key)
         return record
 
-    def _open_record(self, place: BlockPlace) -> _OpenRecord:
-        descriptor = self._descriptor(place.pack_id)
-        try:
-            head = os.pread(descriptor, packformat.HEADER_BYTES, place.offset_bytes)
-            header = packformat.decode_header(head, pack_id=place.pack_id, offset=place.offset_bytes)
-            table = os.pread(descriptor, 8 * header.pieces, header.table_offset)
-            packformat.check_table(header, table)
-        except IntegrityError as error:
-            raise self._damage(place, 0, error.expected or "a whole record", error.found or error.message) from error
-        except OSError as error:
-            raise self._damage(place, 0, "a whole record", error.strerror or str(error)) from error
-        if (header.blake3, header.payload_bytes) != (place.locator.blake3, place.locator.size_bytes):
-            raise self._damage(place, 0, str(place.locator), f"b3:{header.blake3.hex()}+{header.payload_bytes}")
-        return _OpenRecord(header, table)
+    def _pack(self, pack_id: uuid.UUID) -> OpenPack:
+        pack = self._opened.get(pack_id)
+        if pack is None:
+            pack = self._opened[pack_id] = self._open_pack(pack_id)
+            if len(self._opened) > self.OPEN_PACKS:
+                self._opened.popitem(last=False)[1].close()
+        self._opened.move_to_end(pack_id)
+        return pack
 
-    def _descriptor(self, pack_id: uuid.UUID) -> int:
-        descriptor = self._descriptors.get(pack_id)
-        if descriptor is None:
-            descriptor = self._descriptors[pack_id] = self._open_pack(pack_id)
-            if len(self._descriptors) > self.OPEN_PACKS:
-                os.close(self._descriptors.popitem(last=False)[1])
-        self._descriptors.move_to_end(pack_id)
-        return descriptor
-
-    def _open_pack(self, pack_id: uuid.UUID) -> int:
-        path = pack_path(self.folder, pack_id)
+    def _open_pack(self, pack_id: uuid.UUID) -> OpenPack:
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._packs.open(pack_id)
         except OSError as error:
             raise IntegrityError(
                 "a pack of the block store cannot be opened",
-                place=str(path),
+                place=self._packs.place_of(pack_id),
                 found=error.strerror or str(error),
-                hint="holdfast restore --from tape reads the copies on tape",
+                hint=FROM_TAPE,
             ) from error
 
-    def _damage(self, place: BlockPlace, offset: int, expected: str, found: str) -> IntegrityError:
-        return IntegrityError(
-            "damaged bytes in the block store",
-            place=f"{pack_path(self.folder, place.pack_id)} block {place.locator} byte {offset}",
-            expected=expected,
-            found=found,
-            hint="holdfast restore --from tape reads the copies on tape",
-        )
-
     def close(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors.clear()
+        for pack in self._opened.values():
+            pack.close()
+        self._opened.clear()
         self._records.clear()
+
+
+def asked_twice(pack: OpenPack, read: Callable[[], T]) -> T:
+    """What `read` gives; what it finds damaged is asked once more, if it came over a wire."""
+    try:
+        return read()
+    except IntegrityError:
+        if not pack.forget():
+            raise
+        return read()
+
+
+def _open_record(pack: OpenPack, place: BlockPlace) -> _OpenRecord:
+    try:
+        header = read_header(pack, place.pack_id, place.offset_bytes)
+        table = read_table(pack, header)
+    except IntegrityError as error:
+        raise _damage(pack, place, 0, error.expected or "a whole record", error.found or error.message) from error
+    except OSError as error:
+        raise _damage(pack, place, 0, "a whole record", error.strerror or str(error)) from error
+    if (header.blake3, header.payload_bytes) != (place.locator.blake3, place.locator.size_bytes):
+        raise _damage(pack, place, 0, str(place.locator), f"b3:{header.blake3.hex()}+{header.payload_bytes}")
+    return _OpenRecord(header, table)
+
+
+def read_header(pack: AnyPack, pack_id: uuid.UUID, offset: int) -> RecordHeader:
+    """The head of the record at `offset`. Raises `IntegrityError` if there is none, OSError if the disk fails."""
+    return packformat.decode_header(read_bytes(pack, packformat.HEADER_BYTES, offset), pack_id=pack_id, offset=offset)
+
+
+def read_table(pack: AnyPack, header: RecordHeader) -> bytes:
+    """The piece table of a record. Raises as `read_header` does."""
+    table = read_bytes(pack, 8 * header.pieces, header.table_offset)
+    packformat.check_table(header, table)
+    return table
+
+
+def read_bytes(pack: AnyPack, size_bytes: int, offset: int) -> bytes:
+    """So many bytes of an open pack, or those before its end."""
+    if isinstance(pack, int):
+        return os.pread(pack, size_bytes, offset)
+    data = bytearray(size_bytes)
+    return bytes(data[: pack.read_into(memoryview(data), offset)])
+
+
+def _damage(pack: OpenPack, place: BlockPlace, offset: int, expected: str, found: str) -> IntegrityError:
+    return IntegrityError(
+        "damaged bytes in the block store",
+        place=f"{pack.place} block {place.locator} byte {offset}",
+        expected=expected,
+        found=found,
+        hint=FROM_TAPE,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,12 +308,12 @@ class FoundRecord:
         return BlockPlace(locator, self.header.pack_id, self.header.offset_bytes)
 
 
-def scan_pack(descriptor: int, pack_id: uuid.UUID) -> Iterator[FoundRecord]:
+def scan_pack(pack: AnyPack, pack_id: uuid.UUID) -> Iterator[FoundRecord]:
     """Every whole record of the open pack, in order; damaged stretches are passed over."""
-    size = os.fstat(descriptor).st_size
+    size = _size_of(pack)
     offset = packformat.SUPERBLOCK_BYTES
     while offset + packformat.HEADER_BYTES <= size:
-        header = _whole_record(descriptor, pack_id, offset)
+        header = _whole_record(pack, pack_id, offset)
         if header is None:
             offset += packformat.ALIGNMENT_BYTES
             continue
@@ -273,13 +321,15 @@ def scan_pack(descriptor: int, pack_id: uuid.UUID) -> Iterator[FoundRecord]:
         offset = header.end_offset
 
 
-def _whole_record(descriptor: int, pack_id: uuid.UUID, offset: int) -> RecordHeader | None:
+def _size_of(pack: AnyPack) -> int:
+    return os.fstat(pack).st_size if isinstance(pack, int) else pack.size_bytes
+
+
+def _whole_record(pack: AnyPack, pack_id: uuid.UUID, offset: int) -> RecordHeader | None:
     try:
-        header = packformat.decode_header(
-            os.pread(descriptor, packformat.HEADER_BYTES, offset), pack_id=pack_id, offset=offset
-        )
-        packformat.check_table(header, os.pread(descriptor, 8 * header.pieces, header.table_offset))
-        return header if _payload_digest(descriptor, header) == header.blake3 else None
+        header = read_header(pack, pack_id, offset)
+        read_table(pack, header)
+        return header if _payload_digest(pack, header) == header.blake3 else None
     except IntegrityError:
         return None
     except OSError as error:
@@ -288,11 +338,11 @@ def _whole_record(descriptor: int, pack_id: uuid.UUID, offset: int) -> RecordHea
         return None  # the disk does not give these bytes: damaged like any other
 
 
-def _payload_digest(descriptor: int, header: RecordHeader) -> bytes:
+def _payload_digest(pack: AnyPack, header: RecordHeader) -> bytes:
     hasher = blake3()
     position, end = header.payload_offset, header.table_offset
     while position < end:
-        data = os.pread(descriptor, min(2**20, end - position), position)
+        data = read_bytes(pack, min(2**20, end - position), position)
         if not data:
             break
         hasher.update(data)
@@ -300,17 +350,36 @@ def _payload_digest(descriptor: int, header: RecordHeader) -> bytes:
     return hasher.digest()
 
 
-def read_payload(descriptor: int, header: RecordHeader) -> bytes:
+def read_payload(pack: AnyPack, header: RecordHeader) -> bytes:
     """The whole payload of a record that `scan_pack` found."""
-    return os.pread(descriptor, header.payload_bytes, header.payload_offset)
+    return read_bytes(pack, header.payload_bytes, header.payload_offset)
 
 
-def read_footer(descriptor: int) -> packformat.Footer | None:
+def _whole_payload(pack: AnyPack, pack_id: uuid.UUID, offset: int) -> tuple[RecordHeader, bytes] | None:
+    """The record at `offset`, in two reads: its digest decides, whatever became of its piece table. None if it is not whole."""
+    try:
+        header = read_header(pack, pack_id, offset)
+        payload = read_payload(pack, header)
+    except IntegrityError:
+        return None
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None
+    return (header, payload) if blake3(payload).digest() == header.blake3 else None
+
+
+def read_superblock(pack: AnyPack) -> packformat.Superblock:
+    """What the pack says of itself. Raises `IntegrityError` when that is damaged."""
+    return packformat.decode_superblock(read_bytes(pack, packformat.SUPERBLOCK_BYTES, 0))
+
+
+def read_footer(pack: AnyPack) -> packformat.Footer | None:
     """The footer of the open pack, or None when it is not sealed."""
-    size = os.fstat(descriptor).st_size
+    size = _size_of(pack)
     if size < packformat.SUPERBLOCK_BYTES + packformat.FOOTER_BYTES:
         return None
-    return packformat.decode_footer(os.pread(descriptor, packformat.FOOTER_BYTES, size - packformat.FOOTER_BYTES))
+    return packformat.decode_footer(read_bytes(pack, packformat.FOOTER_BYTES, size - packformat.FOOTER_BYTES))
 
 
 def seal_scanned(descriptor: int, pack_id: uuid.UUID, found: list[FoundRecord]) -> None:
@@ -324,38 +393,40 @@ def seal_scanned(descriptor: int, pack_id: uuid.UUID, found: list[FoundRecord]) 
     write_seal(descriptor, pack_id, index, end)
 
 
-def read_index(descriptor: int, pack_id: uuid.UUID) -> list[IndexEntry]:
+def read_index(pack: AnyPack, pack_id: uuid.UUID) -> list[IndexEntry]:
     """What a sealed pack says is in it. Raises `IntegrityError` when it is not sealed, or its index is damaged."""
-    footer = read_footer(descriptor)
+    footer = read_footer(pack)
     if footer is None or footer.pack_id != pack_id:
-        raise IntegrityError("the pack has no footer of its own")
-    header = _whole_record(descriptor, pack_id, footer.index_offset)
-    if header is None or header.type is not RecordType.INDEX:
+        raise IntegrityError(
+            "the pack has no footer of its own", expected="the footer of a sealed pack", found=repr(footer)
+        )
+    found = _whole_payload(pack, pack_id, footer.index_offset)
+    if found is None or found[0].type is not RecordType.INDEX:
         raise IntegrityError("damaged index of a pack", place=f"byte {footer.index_offset}")
-    return list(packformat.decode_index(read_payload(descriptor, header)))
+    return list(packformat.decode_index(found[1]))
 
 
-def list_records(descriptor: int, pack_id: uuid.UUID) -> list[IndexEntry]:
+def list_records(pack: AnyPack, pack_id: uuid.UUID) -> list[IndexEntry]:
     """What is in a sealed pack: by its index, or, if that is damaged, by its records, which then must be there all of them.
 
     Raises `IntegrityError` when nobody can tell.
     """
     try:
-        return read_index(descriptor, pack_id)
+        return read_index(pack, pack_id)
     except IntegrityError as error:
-        footer = read_footer(descriptor)
-        found = [record.header for record in scan_pack(descriptor, pack_id)]
+        footer = read_footer(pack)
+        found = [record.header for record in scan_pack(pack, pack_id)]
         begins = [header.offset_bytes for header in found] + [footer.index_offset if footer else -1]
         if begins != [packformat.SUPERBLOCK_BYTES, *(header.end_offset for header in found)]:
             raise error
         return [IndexEntry(h.type, h.offset_bytes, h.payload_bytes, h.blake3) for h in found]
 
 
-def read_record(descriptor: int, pack_id: uuid.UUID, entry: IndexEntry) -> bytes:
+def read_record(pack: AnyPack, pack_id: uuid.UUID, entry: IndexEntry) -> bytes:
     """The payload of a record that the index tells of. Raises `IntegrityError` when it is not whole any more."""
-    header = _whole_record(descriptor, pack_id, entry.offset_bytes)
-    if header is None or (header.type, header.blake3) != (entry.type, entry.blake3):
+    found = _whole_payload(pack, pack_id, entry.offset_bytes)
+    if found is None or (found[0].type, found[0].blake3) != (entry.type, entry.blake3):
         raise IntegrityError(
             "damaged record in a pack", place=f"byte {entry.offset_bytes}", expected=f"BLAKE3 {entry.blake3.hex()}"
         )
-    return read_payload(descriptor, header)
+    return found[1]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from holdfast.blocks.packfile import PackReader
+from holdfast.blocks.packs import Packs
 from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace, Content, Locator, Segment
 
@@ -42,11 +43,14 @@ class BlockIndex(Protocol):
 
 
 class BlockReader:
-    """Gives contents back from the store, every piece checked. Owned by one thread; use as a context manager."""
+    """Gives contents back from the store, every piece checked. Owned by one thread; use as a context manager.
 
-    def __init__(self, folder: Path, index: BlockIndex) -> None:
+    `packs`: where they are; a folder stands for those in it.
+    """
+
+    def __init__(self, packs: Packs | Path, index: BlockIndex) -> None:
         self._index = index
-        self._packs = PackReader(folder)
+        self._packs = PackReader(packs)
         self._last: BlockPlace | None = None
 
     def __enter__(self) -> BlockReader:

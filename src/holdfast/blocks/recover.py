@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -23,9 +24,13 @@ from holdfast.blocks.fence import Fence
 from holdfast.blocks.manifest import Manifest, StoredVersion
 from holdfast.blocks.packfile import FoundRecord
 from holdfast.blocks.packformat import RecordHeader, RecordType
+from holdfast.blocks.packs import Packs
 from holdfast.blocks.store import DurableGroup, GroupSink
-from holdfast.errors import IntegrityError
+from holdfast.errors import BackendError, IntegrityError, UsageError
 from holdfast.values import BlockPlace, Content, Locator, Segment
+
+IsThere = Callable[[uuid.UUID], bool]
+"""Whether a pack is anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +62,40 @@ class Known(Protocol):
         ...
 
 
-def recover_packs(folder: Path, *, known: Known, sink: GroupSink, fence: Fence) -> int:
-    """Adopt and seal every pack that is not settled; returns how many.
+class Adoptable(Protocol):
+    """Packs to be adopted, in steps: a manifest may name what any pack holds, so each step is for all packs at once."""
+
+    def adopt_blocks(self) -> None: ...
+    def adopt_releases(self) -> None: ...
+    def adopt_versions(self) -> None: ...
+    def adopt_ends(self) -> None: ...
+
+
+def adopt_in_turn(*rooms: Adoptable) -> None:
+    """Step by step, in each step one after the other; the sink is not told that any pack is sealed."""
+    for room in rooms:
+        room.adopt_blocks()
+    for room in rooms:
+        room.adopt_releases()
+    for room in rooms:
+        room.adopt_versions()
+    for room in rooms:  # which name versions
+        room.adopt_ends()
+
+
+def recover_packs(packs: Packs | Path, *, known: Known, sink: GroupSink, fence: Fence) -> int:
+    """Adopt and seal every pack of the folder that is not settled; returns how many.
 
     A version that names a block found nowhere is left out: its bytes are lost, or were never whole, and then nobody was told
     of it. But if its pack was sealed before, and its content was released, it is told of without a place. Ends count where
-    their manifest is whole. A block whose pack is gone is read from where it was found now. A pack in which not even one record was ever whole is removed; one that a
-    living writer owns is left alone.
+    their manifest is whole. A block whose pack is gone is read from where it was found now. A pack in which not even one
+    record was ever whole is removed; one that a living writer owns is left alone.
     """
     with fence.passing():
-        left = sorted(_left_packs(folder, known), key=lambda pack: (pack.created_ns, pack.id))
-        # every pack's blocks first, as a manifest may name those of any pack; versions before ends, as those name them
-        found = [adopted for pack in left if (adopted := _adopt_blocks(pack, known, sink)) is not None]
-        for adopted in found:
-            _adopt_releases(adopted, sink)
-        whole = [(adopted, _adopt_versions(adopted, known, sink)) for adopted in found]
-        for adopted, headers in whole:
-            _adopt_ends(adopted.pack, headers, sink)
-        for adopted in found:
-            sink.pack_sealed(adopted.pack.id, adopted.pack.path.stat().st_size, adopted.block_bytes)
-    return len(left)
+        left = LeftPacks(packs, known, sink)
+        adopt_in_turn(left)
+        left.tell_sealed()
+    return left.count
 
 
 def has_left_packs(folder: Path, known: Known) -> bool:
@@ -87,6 +106,41 @@ def has_left_packs(folder: Path, known: Known) -> bool:
 def _is_left(pack: _LeftPack) -> bool:
     with _owned(pack) as descriptor:
         return descriptor is not None
+
+
+class LeftPacks:
+    """The packs of the folder that are not settled. Whoever adopts them holds a pass of the fence."""
+
+    def __init__(self, packs: Packs | Path, known: Known, sink: GroupSink) -> None:
+        self.packs = Packs(packs) if isinstance(packs, Path) else packs
+        self._known = known
+        self._sink = sink
+        self._left = sorted(_left_packs(self.packs.folder, known), key=lambda pack: (pack.created_ns, pack.id))
+        self._is_there = cache(partial(_is_there, self.packs))
+        self.count = len(self._left)
+        self._found: list[_Adopted] = []
+        self._whole: list[tuple[_LeftPack, tuple[RecordHeader, ...]]] = []
+
+    def adopt_blocks(self) -> None:
+        adopted = (_adopt_blocks(pack, self._known, self._sink, self._is_there) for pack in self._left)
+        self._found = [item for item in adopted if item is not None]
+
+    def adopt_releases(self) -> None:
+        for adopted in self._found:
+            _adopt_releases(adopted, self._sink)
+
+    def adopt_versions(self) -> None:
+        whole = ((item, _adopt_versions(item, self._known, self._sink, self._is_there)) for item in self._found)
+        self._whole = [(item.pack, headers) for item, headers in whole]
+
+    def adopt_ends(self) -> None:
+        for pack, headers in self._whole:
+            _adopt_ends(pack, headers, self._sink)
+
+    def tell_sealed(self) -> None:
+        """From here on they are settled."""
+        for adopted in self._found:
+            self._sink.pack_sealed(adopted.pack.id, adopted.pack.path.stat().st_size, adopted.block_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +210,7 @@ def _owned(pack: _LeftPack) -> Generator[int | None, None, None]:
         os.close(descriptor)
 
 
-def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink) -> _Adopted | None:
+def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink, is_there: IsThere) -> _Adopted | None:
     """Tell the sink of the pack's blocks and put an end to the pack.
 
     None when there is nothing in it, a living writer owns it, or it is gone.
@@ -178,7 +232,9 @@ def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink) -> _Adopted | 
             return None
         places = _places(found)
         sink.group_durable(_group(pack, descriptor, Manifest((), ()), places))
-        _point_to(pack, descriptor, places, known, sink)
+        lost = places_in_lost_packs(pack.id, places, known, is_there)
+        if lost:
+            sink.blocks_moved(lost, os.fstat(descriptor).st_size)
         was_sealed = _is_sealed(descriptor, pack.id)
         if not was_sealed:
             with durable.disk_full_explained(pack.path):
@@ -188,15 +244,20 @@ def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink) -> _Adopted | 
     return _Adopted(pack, headers, sum(sizes), was_sealed)
 
 
-def _point_to(pack: _LeftPack, descriptor: int, places: tuple[BlockPlace, ...], known: Known, sink: GroupSink) -> None:
+def places_in_lost_packs(
+    pack_id: uuid.UUID, places: tuple[BlockPlace, ...], known: Known, is_there: IsThere
+) -> list[BlockPlace]:
     """Blocks that are said to lie in a pack that is gone, as a catalog from before a collection says it."""
-    gone = [place for place in places if (at := known.find_block(place.locator)) and not _is_there(pack, at)]
-    if gone:
-        sink.blocks_moved(gone, os.fstat(descriptor).st_size)
+    said = [(place, at.pack_id) for place in places if (at := known.find_block(place.locator)) is not None]
+    return [place for place, other in said if other != pack_id and not is_there(other)]
 
 
-def _is_there(pack: _LeftPack, place: BlockPlace) -> bool:
-    return place.pack_id == pack.id or packfile.pack_path(pack.path.parent, place.pack_id).exists()
+def _is_there(packs: Packs, pack_id: uuid.UUID) -> bool:
+    """Unless it is known to be nowhere: where packs were moved to is asked only for what is not in the folder."""
+    try:
+        return packs.has(pack_id)
+    except (BackendError, UsageError):
+        return True
 
 
 def _is_sealed(descriptor: int, pack_id: uuid.UUID) -> bool:
@@ -247,22 +308,21 @@ def _adopt_releases(adopted: _Adopted, sink: GroupSink) -> None:
                 sink.group_durable(_group(adopted.pack, descriptor, Manifest((), (), (), manifest.releases)))
 
 
-def _adopt_versions(adopted: _Adopted, known: Known, sink: GroupSink) -> tuple[RecordHeader, ...]:
+def _adopt_versions(adopted: _Adopted, known: Known, sink: GroupSink, is_there: IsThere) -> tuple[RecordHeader, ...]:
     """Tell the sink of the versions that are whole; returns the heads of the manifests of which all are."""
     whole: list[RecordHeader] = []
     with _opened(adopted.pack.path) as descriptor:
         for header in adopted.manifests:
             manifest = manifests.decode(packfile.read_payload(descriptor, header))
-            versions = tuple(_whole_versions(manifest.versions, known, may_lack=adopted.was_sealed))
-            if lost := list(_misplaced(adopted.pack, versions, known)):
-                sink.places_lost(lost)
-            sink.group_durable(_group(adopted.pack, descriptor, Manifest(manifest.sources, versions)))
+            versions = tuple(whole_versions(manifest.versions, known, may_lack=adopted.was_sealed))
+            group = _group(adopted.pack, descriptor, Manifest(manifest.sources, versions))
+            sink.group_durable(replace(group, misplaced=misplaced(versions, known, is_there)))
             if len(versions) == len(manifest.versions):
                 whole.append(header)
     return tuple(whole)
 
 
-def _whole_versions(versions: tuple[StoredVersion, ...], known: Known, *, may_lack: bool) -> Iterator[StoredVersion]:
+def whole_versions(versions: tuple[StoredVersion, ...], known: Known, *, may_lack: bool) -> Iterator[StoredVersion]:
     """Those of which every block is there; and those of released contents, without a place."""
     for stored in versions:
         content = stored.version.content
@@ -272,14 +332,15 @@ def _whole_versions(versions: tuple[StoredVersion, ...], known: Known, *, may_la
             yield replace(stored, segments=())
 
 
-def _misplaced(pack: _LeftPack, versions: tuple[StoredVersion, ...], known: Known) -> Iterator[Content]:
+def misplaced(versions: tuple[StoredVersion, ...], known: Known, is_there: IsThere) -> frozenset[Content]:
     """Contents that have a place here, and of which a block is said to lie in a pack that is gone."""
-    for stored in versions:
-        content = stored.version.content
-        if content is not None and stored.segments:
-            places = [known.find_block(segment.locator) for segment in known.find_segments(content) or ()]
-            if any(place is None or not _is_there(pack, place) for place in places):
-                yield content
+    named = (stored.version.content for stored in versions if stored.segments)
+    return frozenset(content for content in named if content is not None and _is_lost(content, known, is_there))
+
+
+def _is_lost(content: Content, known: Known, is_there: IsThere) -> bool:
+    places = (known.find_block(segment.locator) for segment in known.find_segments(content) or ())
+    return any(place is None or not is_there(place.pack_id) for place in places)
 
 
 def _adopt_ends(pack: _LeftPack, headers: tuple[RecordHeader, ...], sink: GroupSink) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import errno
-import os
 import uuid
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from blake3 import blake3
 
 from holdfast.blocks import packformat
-from holdfast.blocks.packfile import pack_path
+from holdfast.blocks.backends import OpenPack
+from holdfast.blocks.packfile import read_bytes, read_header
 from holdfast.blocks.packformat import RecordHeader
+from holdfast.blocks.packs import Packs
 from holdfast.errors import IntegrityError
 from holdfast.values import BlockPlace
 
@@ -37,27 +37,27 @@ class DamagedBlock:
 
 
 def scrub_pack(
-    folder: Path, pack_id: uuid.UUID, places: Iterable[BlockPlace]
+    packs: Packs, pack_id: uuid.UUID, places: Iterable[BlockPlace]
 ) -> Iterator[tuple[int, DamagedBlock | None]]:
     """Read each block of a pack in full, in the order given; how many bytes it has, and what is wrong with it.
 
     Pages are dropped before, so that the disk is asked and not the memory. Raises OSError when the pack cannot be opened,
-    or is missing: what cannot be looked at is not known to be damaged.
+    or is missing: what cannot be looked at is not known to be damaged; and `BackendError` when the place where it may be
+    cannot be reached.
     """
-    with opened_pack(folder, pack_id) as descriptor:
+    with opened_pack(packs, pack_id) as pack:
         for place in places:
-            yield place.locator.size_bytes, look_at_block(descriptor, place)[1]
+            yield place.locator.size_bytes, look_at_block(pack, place)[1]
 
 
 @contextmanager
-def opened_pack(folder: Path, pack_id: uuid.UUID) -> Generator[int, None, None]:
-    """A pack, to be read from the disk; raises OSError when it cannot be opened."""
-    descriptor = os.open(pack_path(folder, pack_id), os.O_RDONLY | os.O_CLOEXEC)
+def opened_pack(packs: Packs, pack_id: uuid.UUID) -> Generator[OpenPack, None, None]:
+    """A pack, to be read from the disk, or from where it was moved to; raises as `Packs.open` does."""
+    pack = packs.open(pack_id, from_medium=True)
     try:
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        yield descriptor
+        yield pack
     finally:
-        os.close(descriptor)
+        pack.close()
 
 
 def lost_block(place: BlockPlace, why: str) -> DamagedBlock:
@@ -65,16 +65,26 @@ def lost_block(place: BlockPlace, why: str) -> DamagedBlock:
     return DamagedBlock(place, ((0, place.locator.size_bytes),), f"its pack: {why}")
 
 
-def look_at_block(descriptor: int, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
-    """The payload of a block as the disk gives it, zeros where it gives nothing; and what is wrong, if anything is."""
-    payload, unread = _read(descriptor, place.offset_bytes + packformat.HEADER_BYTES, place.locator.size_bytes)
+def look_at_block(pack: OpenPack, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
+    """The payload of a block as the medium gives it, zeros where it gives nothing; and what is wrong, if anything is.
+
+    A pack that came over a wire and seems damaged is asked once more.
+    """
+    payload, damage = _look_once(pack, place)
+    if damage is not None and pack.forget():
+        return _look_once(pack, place)
+    return payload, damage
+
+
+def _look_once(pack: OpenPack, place: BlockPlace) -> tuple[bytearray, DamagedBlock | None]:
+    payload, unread = _read(pack, place.offset_bytes + packformat.HEADER_BYTES, place.locator.size_bytes)
     is_whole = not unread and blake3(payload).digest() == place.locator.blake3
     # where the head is damaged the table still lies behind the payload, whose size the block's name tells
     table_offset = place.offset_bytes + packformat.HEADER_BYTES + len(payload)
     table = b""
     try:
-        table = os.pread(descriptor, 8 * packformat.piece_count(len(payload)), table_offset)
-        packformat.check_table(_header_of(descriptor, place), table)
+        table = read_bytes(pack, 8 * packformat.piece_count(len(payload)), table_offset)
+        packformat.check_table(_header_of(pack, place), table)
     except (IntegrityError, OSError) as error:
         bad = () if is_whole else _bad_pieces(payload, table, unread)
         return payload, DamagedBlock(place, bad, f"its record: {error}")
@@ -83,20 +93,19 @@ def look_at_block(descriptor: int, place: BlockPlace) -> tuple[bytearray, Damage
     return payload, DamagedBlock(place, _bad_pieces(payload, table, unread), "its bytes")
 
 
-def _header_of(descriptor: int, place: BlockPlace) -> RecordHeader:
-    head = os.pread(descriptor, packformat.HEADER_BYTES, place.offset_bytes)
-    header = packformat.decode_header(head, pack_id=place.pack_id, offset=place.offset_bytes)
+def _header_of(pack: OpenPack, place: BlockPlace) -> RecordHeader:
+    header = read_header(pack, place.pack_id, place.offset_bytes)
     if (header.blake3, header.payload_bytes) != (place.locator.blake3, place.locator.size_bytes):
         raise IntegrityError("another block is here", expected=str(place.locator), found=header.blake3.hex())
     return header
 
 
-def _read(descriptor: int, offset: int, size_bytes: int) -> tuple[bytearray, set[int]]:
-    """The bytes, and the numbers of the pieces that the disk does not give."""
+def _read(pack: OpenPack, offset: int, size_bytes: int) -> tuple[bytearray, set[int]]:
+    """The bytes, and the numbers of the pieces that the medium does not give."""
     data, unread = bytearray(size_bytes), set[int]()
     view = memoryview(data)
     try:
-        if os.preadv(descriptor, [view], offset) == size_bytes:
+        if pack.read_into(view, offset) == size_bytes:
             return data, unread
     except OSError:
         pass  # piece by piece then
@@ -104,7 +113,7 @@ def _read(descriptor: int, offset: int, size_bytes: int) -> tuple[bytearray, set
         begin = number * packformat.PIECE_BYTES
         piece = view[begin : begin + packformat.PIECE_BYTES]
         try:
-            got_bytes = os.preadv(descriptor, [piece], offset + begin)
+            got_bytes = pack.read_into(piece, offset + begin)
         except OSError:
             got_bytes = 0
         if got_bytes != len(piece):

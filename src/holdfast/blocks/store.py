@@ -46,7 +46,8 @@ GROUP_BYTES = 256 * 1024 * 1024
 class DurableGroup:
     """What one group commit made durable in a pack: new blocks, and the manifest that names versions.
 
-    `is_adopted`: it was found in a pack, and may be older than what the sink knows.
+    `is_adopted`: it was found in a pack, and may be older than what the sink knows. `misplaced`: contents that do not lie
+    where the sink thinks, and of which the manifest says where they do.
     """
 
     pack_id: uuid.UUID
@@ -54,6 +55,7 @@ class DurableGroup:
     manifest: Manifest
     pack_bytes: int
     is_adopted: bool = False
+    misplaced: frozenset[Content] = frozenset()
 
 
 class GroupSink(Protocol):
@@ -63,10 +65,6 @@ class GroupSink(Protocol):
 
     def blocks_moved(self, places: Sequence[BlockPlace], pack_bytes: int) -> None:
         """These blocks are to be read from here from now on; all from one pack, which is so long."""
-        ...
-
-    def places_lost(self, contents: Sequence[Content]) -> None:
-        """These contents do not lie where the sink thinks; it is told next where they do."""
         ...
 
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None: ...
@@ -142,7 +140,11 @@ class StoreWriter:
 
     def __enter__(self) -> StoreWriter:
         self.named()
-        self._back.start()
+        try:
+            self._back.start()
+        except BaseException:
+            self._end_pass()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -151,14 +153,18 @@ class StoreWriter:
                 self.commit()
         finally:
             self._back.stop(seal=kind is None)
-            if self._held is not None:
-                self._held.end()
+            self._end_pass()
         if kind is None:
             self._back.raise_failure()
 
     def named(self) -> None:
         """Nothing that was found until now will be named any more but what is durable: no collector need wait for it."""
         held, self._held = self._held, self._fence.take_pass()
+        if held is not None:
+            held.end()
+
+    def _end_pass(self) -> None:
+        held, self._held = self._held, None
         if held is not None:
             held.end()
 

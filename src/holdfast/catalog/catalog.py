@@ -47,6 +47,8 @@ class _Group(Protocol):
     def pack_bytes(self) -> int: ...
     @property
     def is_adopted(self) -> bool: ...
+    @property
+    def misplaced(self) -> frozenset[Content]: ...
 
 
 class Catalog:
@@ -115,6 +117,7 @@ class Catalog:
             kept = {s.version.content: s.segments for s in manifest.versions if s.version.content and s.segments}
             for content in released & kept.keys():
                 del kept[content]
+            releasing.forget_places(connection, group.misplaced)
             packs.record_segments(connection, {rows[content]: segments for content, segments in kept.items()})
             files.record_ends(connection, manifest.ends)
             releasing.adopt_releases(connection, manifest.releases)
@@ -123,10 +126,6 @@ class Catalog:
         with self._database.transaction() as connection:
             for place in places:
                 packs.move_block(connection, place, pack_bytes)
-
-    def places_lost(self, contents: Sequence[Content]) -> None:
-        with self._database.transaction() as connection:
-            releasing.forget_places(connection, contents)
 
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None:
         with self._database.transaction() as connection:

@@ -36,6 +36,12 @@ def pack_is_sealed(connection: Connection, pack_id: uuid.UUID) -> bool:
     return bool(connection.scalar(select(pack.c.sealed).where(pack.c.uuid == pack_id.bytes)))
 
 
+def pack_is_kept(connection: Connection, pack_id: uuid.UUID) -> bool:
+    """Whether a pack is sealed, and not collected."""
+    kept = pack.c.sealed.is_(True), pack.c.emptied.is_(False)
+    return connection.scalar(select(pack.c.id).where(pack.c.uuid == pack_id.bytes, *kept)) is not None
+
+
 def record_blocks(connection: Connection, pack_row: int, places: Iterable[BlockPlace]) -> None:
     """Record where blocks lie; one that lies somewhere already stays there, unless it was given up or is to be."""
     rows = [
@@ -64,6 +70,10 @@ def move_block(connection: Connection, place: BlockPlace, pack_bytes: int) -> No
     connection.execute(update(block).where(*at).values(pack_id=pack_row, offset_bytes=place.offset_bytes))
 
 
+def is_any_pack_sealed(connection: Connection) -> bool:
+    return connection.scalar(select(pack.c.id).where(pack.c.sealed.is_(True)).limit(1)) is not None
+
+
 def sealed_packs(connection: Connection) -> dict[uuid.UUID, int]:
     """The packs that nobody writes any more, and their sizes."""
     rows = connection.execute(
@@ -77,13 +87,9 @@ def known_packs(connection: Connection) -> dict[uuid.UUID, bool]:
     return {uuid.UUID(bytes=row.uuid): row.emptied for row in connection.execute(select(pack.c.uuid, pack.c.emptied))}
 
 
-def pack_may_be_read(connection: Connection, pack_id: uuid.UUID) -> bool:
-    """Whether a pack is known and is not to be removed."""
-    return connection.scalar(select(pack.c.emptied).where(pack.c.uuid == pack_id.bytes)) is False
-
-
-def pack_is_emptied(connection: Connection, pack_id: uuid.UUID) -> bool:
-    return bool(connection.scalar(select(pack.c.emptied).where(pack.c.uuid == pack_id.bytes)))
+def pack_is_emptied(connection: Connection, pack_id: uuid.UUID) -> bool | None:
+    """Whether nothing is read from the pack any more: its file may be gone, or not yet. None: the pack is unknown."""
+    return connection.scalar(select(pack.c.emptied).where(pack.c.uuid == pack_id.bytes))
 
 
 def blocks_of_pack(connection: Connection, pack_id: uuid.UUID) -> list[BlockPlace]:

@@ -28,6 +28,7 @@ from holdfast.cli import (
     scrub,
     status,
     stopping,
+    store,
     tape,
     verify,
 )
@@ -82,6 +83,7 @@ app.command("rebuild")(rebuild.rebuild)
 app.command("status")(status.status)
 app.command("init")(init.init)
 app.add_typer(tape.app, name="tape")
+app.add_typer(store.app, name="store")
 
 
 def main() -> NoReturn:

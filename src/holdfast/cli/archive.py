@@ -12,7 +12,7 @@ from holdfast.cli.show import console, print_json, watch
 from holdfast.config import vault_folder
 from holdfast.journey import ArchiveRequest
 from holdfast.journey import archive as run_archive
-from holdfast.reports import ArchiveReport, Report, as_document
+from holdfast.reports import ArchiveReport, Moved, Report, as_document
 from holdfast.values import show_bytes
 
 SHOWN = 20
@@ -90,13 +90,21 @@ def _lines(report: ArchiveReport) -> list[tuple[str, str]]:
         f"{_count(totals['blocks'], 'block')} ({show_bytes(totals['block_bytes'])}) "
         f"in {_count(totals['packs'], 'pack')}; {saved}"
     )
-    return [
+    lines = [
         ("vault", report.vault),
         ("found", found),
         ("store", stored),
         ("tape", _written(report)),
         ("verified", _read_back(report)),
     ]
+    return lines if report.moved is None else [*lines, ("moved", _moved(report.moved))]
+
+
+def _moved(moved: Moved) -> str:
+    if not moved.packs and not moved.problems:
+        return f"nothing new for {moved.to}"
+    stay = ", others stay here" if moved.problems else ""
+    return f"{_count(moved.packs, 'pack')} ({show_bytes(moved.size_bytes)}) to {moved.to}{stay}"
 
 
 def _written(report: ArchiveReport) -> str:
@@ -140,6 +148,8 @@ def show_problems(report: ArchiveReport) -> None:
         out.print(f"  got round: {error}")
     for error in report.errors[:SHOWN]:
         out.print(f"  FAILED: {error}")
+    for error in report.moved.problems[:SHOWN] if report.moved is not None else ():
+        out.print(f"  NOT MOVED: {error}")
     for name in report.unproven[:SHOWN]:
         out.print(f"  NOT PROVEN: {name}")
     show_gone(report.gone_unproven, report.totals["gone_unproven"])
@@ -161,11 +171,11 @@ def show_gone(names: list[str], number: int) -> None:
 
 def _verdict(report: ArchiveReport) -> str:
     totals = report.totals
-    if report.exit_code() == 0:
-        return (
-            f"PROVEN: all {totals['proven']} files, folders and links have two verified copies. "
-            f"Get them back with: holdfast restore --vault {report.vault} --to DIR"
-        )
+    if report.is_proven():
+        how = f"Get them back with: holdfast restore --vault {report.vault} --to DIR"
+        if report.has_failed():
+            how = f"Packs that could not be moved stay here; to move them: holdfast store push --vault {report.vault}"
+        return f"PROVEN: all {totals['proven']} files, folders and links have two verified copies. {how}"
     gone = f", {totals['gone_unproven']} that are gone from their source have not" if totals["gone_unproven"] else ""
     verdict = f"{totals['proven']} of {totals['versions']} have two verified copies{gone}; keep the source."
     return f"NOT ALL PROVEN: {verdict} {_how_to_write(report)}".rstrip()

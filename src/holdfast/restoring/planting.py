@@ -18,7 +18,7 @@ from pathlib import Path
 
 from holdfast.blocks import BlockReader
 from holdfast.catalog import Cartridge, PresentVersion, files
-from holdfast.errors import CapacityError, HoldfastError, IntegrityError, MediaError
+from holdfast.errors import BackendError, CapacityError, HoldfastError, IntegrityError, MediaError
 from holdfast.reports import RestoreReport, Silent, Stage, Watch
 from holdfast.restoring.order import Recall, passes
 from holdfast.restoring.request import RestoreRequest
@@ -150,7 +150,7 @@ class _Restorer:
         assert content is not None
         try:
             self._planter.file(version, lambda new: self._fill(new, version, content, self._reader.read(way.segments)))
-        except IntegrityError as error:
+        except (IntegrityError, BackendError) as error:
             self._report.warnings.append(of_file(error, version))
             return False
         self._report.planted_bytes += content.size_bytes

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from holdfast.blocks import ContentFile
 from holdfast.catalog import Cartridge, tapes
-from holdfast.errors import HoldfastError, IntegrityError, SourceError
+from holdfast.errors import BackendError, HoldfastError, IntegrityError, SourceError
 from holdfast.naming import find_version
 from holdfast.restoring.ways import Ways
 from holdfast.tape.library import TapeLibrary
@@ -44,7 +44,7 @@ def cat(
             for piece in ContentFile(reader, segments or ()).pieces(begin, end):
                 out.write(piece)
                 begin += len(piece)
-        except IntegrityError:
+        except (IntegrityError, BackendError):
             if origin == "store" or not _is_on_tape(vault, version.content):
                 raise
         if begin < end:

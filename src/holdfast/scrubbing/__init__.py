@@ -6,6 +6,9 @@
               from their sources, together must have the very digest that names the block. They are laid down in another
               pack, and nothing is written over
 
+Packs are read from wherever they lie; what is put right is laid down on the local disk. A place that cannot be reached is no
+damage, and ends the scrub.
+
 Which pack was read when is work, not fact: it lies in the state (`known`), and who deletes that only begins anew. Running
 again, after an interruption or with a time limit, goes on with what was read longest ago, and between that with what is
 known to be damaged (`order`).

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
-from pathlib import Path
 
-from holdfast.blocks.packfile import pack_path
+from holdfast.blocks.packs import Packs, pack_path
 from holdfast.blocks.scrub import LOST, DamagedBlock
 from holdfast.catalog import Catalog, holders
 from holdfast.errors import HoldfastError, IntegrityError
@@ -44,12 +44,12 @@ class Findings:
         self._report.totals[what] = self._report.totals.get(what, 0) + 1
 
 
-def of_block(packs: Path, damaged: DamagedBlock, hint: str, files: str = "") -> IntegrityError:
+def of_block(packs: Packs, damaged: DamagedBlock, hint: str, files: str = "") -> IntegrityError:
     """A block that is damaged; `files`: those that need it, in words."""
     bad = [f"{begin} to {end}" for begin, end in damaged.bad]
     return IntegrityError(
         "a block of the store is not as it was written",
-        place=f"{pack_path(packs, damaged.place.pack_id)} byte {damaged.place.offset_bytes}",
+        place=f"{packs.place_of(damaged.place.pack_id)} byte {damaged.place.offset_bytes}",
         expected=f"block {damaged.place.locator}",
         found=f"{damaged.problem}; damaged: {_few(bad, len(bad), 'stretch', 'stretches') or 'none of its bytes'}{files}",
         hint=hint,
@@ -81,29 +81,30 @@ def _few(names: list[str], count: int, one: str, many: str) -> str:
     )
 
 
-def missing_pack(path: Path, blocks: int) -> IntegrityError:
-    """A pack whose file is not there. Perhaps it will be again."""
+def missing_pack(place: str, blocks: int) -> IntegrityError:
+    """A pack whose file is not there, nor anywhere else. Perhaps it will be again."""
     return IntegrityError(
         "a pack of the store is missing: is its disk mounted?",
-        place=str(path),
+        place=place,
         expected=f"a pack with {counted(blocks, 'block')}",
-        found=f"no such file in {path.parent}",
+        found=f"no such file in {place.rpartition('/')[0]}",
         hint="mount it; or, if it is lost for good, put its blocks together from the tapes: holdfast scrub --replace-lost",
     )
 
 
-def of_pack(path: Path, blocks: int, error: OSError, *, doing: str) -> HoldfastError:
+def of_pack(packs: Packs, pack_id: uuid.UUID, blocks: int, error: OSError, *, doing: str) -> HoldfastError:
     """What the system says when a pack is read or repaired. That what we wanted to write elsewhere failed is no damage."""
-    is_own = error.filename is None or str(error.filename) == str(path)
+    place = packs.place_of(pack_id)
+    is_own = error.filename is None or str(error.filename) == str(pack_path(packs.folder, pack_id))
     if is_own and isinstance(error, FileNotFoundError):
-        return missing_pack(path, blocks)
+        return missing_pack(place, blocks)
     kind = IntegrityError if is_own else HoldfastError
     lost = (
         "; or, if this pack is lost for good: holdfast scrub --replace-lost" if is_own and error.errno in LOST else ""
     )
     return kind(
         f"a pack of the store cannot be {doing}",
-        place=str(path),
+        place=place,
         found=error.strerror or str(error) if is_own else f"{error.strerror or error}: {error.filename}",
         hint=f"look at the disk and its messages (dmesg), then run holdfast scrub again{lost}",
     )

@@ -6,12 +6,15 @@ however much is lost. Each block's own digest decides; durable before said: byte
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from sqlalchemy import Connection
+
 from holdfast import durable
+from holdfast.blocks.backends.backend import pack_name
 from holdfast.blocks.mend import RepairPack, whole_copies
-from holdfast.blocks.packfile import pack_path
 from holdfast.blocks.scrub import LOST, DamagedBlock, Range, look_at_block, lost_block, opened_pack
 from holdfast.catalog import holders, packs
 from holdfast.catalog.holders import BlockPart
@@ -60,11 +63,10 @@ class Repair:
     ) -> None:
         self.left: dict[DamagedBlock, str] = dict.fromkeys(damaged, "")
         self._vault = vault
-        self._packs = vault.settings.packs_folder
         self._replace_lost = replace_lost
         self._settled = settled
         self._heed = heed
-        self._pack = RepairPack(self._packs, vault.settings.id, self._tell)
+        self._pack = RepairPack(vault.settings.packs_folder, vault.settings.id, self._tell)
 
     def run(self) -> None:
         """Repair what can be. Raises HoldfastError or OSError when it cannot go on; what is repaired by then is."""
@@ -110,8 +112,8 @@ class Repair:
 
     def _read(self, item: DamagedBlock) -> tuple[bytearray, DamagedBlock | None]:
         try:
-            with opened_pack(self._packs, item.place.pack_id) as descriptor:
-                return look_at_block(descriptor, item.place)
+            with opened_pack(self._vault.packs, item.place.pack_id) as pack:
+                return look_at_block(pack, item.place)
         except OSError as error:
             if not self._replace_lost or error.errno not in LOST:
                 raise
@@ -120,12 +122,19 @@ class Repair:
     def _point_to_copies(self, torn: Sequence[_Torn]) -> None:
         """Other whole records in the store are as good as this one was: nothing need be copied."""
         found = {one.found.place.locator: one.found for one in torn}
-        for place, pack_bytes in whole_copies(self._packs, found, self._heed):
+        for place, pack_bytes in whole_copies(self._vault.packs, self._vault.settings.id, found, self._heed):
             with self._vault.catalog.transaction() as connection:
-                if not packs.pack_may_be_read(connection, place.pack_id):
-                    continue  # it is to be removed
+                if not self._may_be_read(connection, place.pack_id):
+                    continue
                 packs.move_block(connection, place, pack_bytes)
-            self._settle(found[place.locator], f"repaired: it is whole in {pack_path(self._packs, place.pack_id).name}")
+            self._settle(found[place.locator], f"repaired: it is whole in {pack_name(place.pack_id)}")
+
+    def _may_be_read(self, connection: Connection, pack_id: uuid.UUID) -> bool:
+        """Not what a collection is to remove or is writing; the catalog may be older than a pack that lies elsewhere."""
+        is_emptied = packs.pack_is_emptied(connection, pack_id)
+        if is_emptied is None:
+            return not self._vault.packs.is_local(pack_id) and self._vault.packs.has(pack_id)
+        return not is_emptied
 
     # -- what tapes and sources have
 
@@ -184,7 +193,8 @@ class Repair:
     def _lay_down(self, item: DamagedBlock, payload: bytearray) -> None:
         if not self._replace_lost:
             # the disk may have been taken away meanwhile: what is laid down in its place would hide a good store
-            pack_path(self._packs, item.place.pack_id).stat()
+            with opened_pack(self._vault.packs, item.place.pack_id):
+                pass
         self._pack.add(item.place.locator, payload)
         self._settle(item, "repaired")
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.blocks.packfile import PACK_SUFFIX, pack_path
+from holdfast.blocks.backends.backend import pack_name
+from holdfast.blocks.packs import Packs
 from holdfast.blocks.scrub import LOST, DamagedBlock, lost_block, scrub_pack
 from holdfast.catalog import holders, packs, releasing
-from holdfast.errors import HoldfastError, VaultError
+from holdfast.errors import BackendError, HoldfastError, UsageError, VaultError
 from holdfast.reports import ScrubReport, Silent, Stage, Watch, counted
 from holdfast.scrubbing.findings import Findings, files_that_need, of_block, of_pack
 from holdfast.scrubbing.known import Known
@@ -25,7 +27,8 @@ from holdfast.vault import Vault, opened, owned
 def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> ScrubReport:
     """Read the packs that are due, and repair what is damaged; what could not be read or repaired are the report's errors.
 
-    Among them is a `BusyError` when somebody else worked on the vault: reading went on then, and repairing did not.
+    Among them is a `BusyError` when somebody else worked on the vault: reading went on then, and repairing did not. Raises
+    what backends raise when packs lie there, and `VaultError` when all packs of a place are gone.
     """
     watch = watch or Silent()
     report = ScrubReport(vault=str(folder))
@@ -34,7 +37,7 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
         with vault.catalog.reading() as connection:
             sizes = packs.sealed_packs(connection)
         if not request.replace_lost:
-            _check_mounted(vault.settings.packs_folder, len(sizes))
+            _check_mounted(vault.packs, sizes)
         report.packs_in_store = len(sizes)
         pace = Pace(request)
         with (
@@ -51,15 +54,23 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
     return report
 
 
-def _check_mounted(folder: Path, count: int) -> None:
-    """Raise `VaultError` when all packs are gone: one error tells more than a thousand."""
-    if count and not any(folder.glob("*" + PACK_SUFFIX)):
+def _check_mounted(packs: Packs, sealed: Collection[uuid.UUID]) -> None:
+    """Raise `VaultError` when all packs of a place are gone: one error tells more than a thousand."""
+    elsewhere = [pack_id for pack_id in sealed if not packs.is_local(pack_id)]
+    backend = packs.backend() if elsewhere else None
+    if backend is None:
+        is_gone, place, why = len(elsewhere) == len(sealed) > 0, str(packs.folder), "is its disk mounted?"
+    else:
+        is_gone, place = next(backend.packs(), None) is None, backend.url
+        why = "is [blocks] store in holdfast.toml right?"
+    if is_gone:
         raise VaultError(
-            "the block store is empty: is its disk mounted?",
-            place=str(folder),
-            expected=counted(count, "pack"),
+            f"the block store is empty: {why}",
+            place=place,
+            expected=counted(len(elsewhere), "pack"),
             found="none",
-            hint="mount it; or, if it is lost for good, put it together from the tapes: holdfast scrub --replace-lost",
+            hint="mount or correct it; or, if it is lost for good, put it together from the tapes: holdfast scrub "
+            "--replace-lost",
         )
 
 
@@ -80,9 +91,10 @@ class _Run:
         """Read one pack, and settle what is damaged in it."""
         places: list[BlockPlace] = []
         try:
-            with self.vault.catalog.reading() as connection:
-                places = packs.blocks_of_pack(connection, pack_id)
+            places = self._blocks_of(pack_id)
             damaged = self._read(pack_id, places)
+        except (BackendError, UsageError):
+            raise  # no damage, and none of the other packs there can be read either
         except (OSError, HoldfastError) as error:
             self._told(pack_id, len(places), error, doing="read")
             self.report.unread_packs += 1
@@ -97,14 +109,14 @@ class _Run:
 
     def _forget_if_lost(self, pack_id: uuid.UUID) -> None:
         """A pack that is said to be lost, and from which nothing is read any more, is no pack of the store."""
-        if not pack_path(self.vault.settings.packs_folder, pack_id).exists():
+        if not self.vault.packs.has(pack_id):
             with self.vault.catalog.transaction() as connection:
                 if releasing.empty_pack(connection, pack_id):
                     releasing.forget_pack(connection, pack_id)  # should it come back, it is taken over like any other
 
     def _told(self, pack_id: uuid.UUID, blocks: int, error: OSError | HoldfastError, *, doing: str) -> None:
-        path = pack_path(self.vault.settings.packs_folder, pack_id)
-        told = of_pack(path, blocks, error, doing=doing) if isinstance(error, OSError) else error
+        is_system = isinstance(error, OSError)
+        told = of_pack(self.vault.packs, pack_id, blocks, error, doing=doing) if is_system else error
         self.findings.error(told)
 
     def _heed(self) -> None:
@@ -118,19 +130,29 @@ class _Run:
         if not places:
             return []  # nothing is read from there: it may be gone
         try:
-            return self._read_blocks(pack_id, places)
+            damaged = self._read_blocks(pack_id, places)
+            # an object that is removed while it is read seems damaged from there on
+            return self._still_there(pack_id, damaged) if damaged else damaged
         except OSError as error:
-            with self.vault.catalog.reading() as connection:
-                now = packs.blocks_of_pack(connection, pack_id)
+            now = self._blocks_of(pack_id)
             if now != places:
                 return self._read(pack_id, now)  # collected meanwhile, or repaired
             if error.errno not in LOST or not (self.request.replace_lost or self._nothing_needs(places)):
                 raise
             return [lost_block(place, error.strerror or str(error)) for place in places]
 
+    def _still_there(self, pack_id: uuid.UUID, damaged: list[DamagedBlock]) -> list[DamagedBlock]:
+        """Those that are still read from this pack: the others were collected meanwhile, or repaired."""
+        now = set(self._blocks_of(pack_id))
+        return [item for item in damaged if item.place in now]
+
+    def _blocks_of(self, pack_id: uuid.UUID) -> list[BlockPlace]:
+        with self.vault.catalog.reading() as connection:
+            return packs.blocks_of_pack(connection, pack_id)
+
     def _read_blocks(self, pack_id: uuid.UUID, places: list[BlockPlace]) -> list[DamagedBlock]:
         damaged: list[DamagedBlock] = []
-        for size_bytes, damage in scrub_pack(self.vault.settings.packs_folder, pack_id, places):
+        for size_bytes, damage in scrub_pack(self.vault.packs, pack_id, places):
             self.stage.advance(size_bytes)
             self.pace.wait_for(size_bytes, self._heed)
             if damage is not None:
@@ -141,8 +163,7 @@ class _Run:
 
     def _settle(self, pack_id: uuid.UUID, damaged: list[DamagedBlock]) -> bool:
         """Repair what is damaged, if that is wanted and somebody needs it; whether something of that is left."""
-        path = pack_path(Path(), pack_id)
-        self.watch.say(f"DAMAGED: {counted(len(damaged), 'block')} in {path.name}")
+        self.watch.say(f"DAMAGED: {counted(len(damaged), 'block')} in {pack_name(pack_id)}")
         self.report.damaged_blocks += len(damaged)
         left = dict.fromkeys(self._needed(damaged), "")
         if left and self.request.repair:
@@ -175,6 +196,8 @@ class _Run:
                 repair = Repair(vault, damaged, replace_lost=replace_lost, settled=self._settled, heed=self._heed)
                 left = repair.left  # also if it cannot go on
                 repair.run()
+        except (BackendError, UsageError):
+            raise
         except (HoldfastError, OSError) as error:  # the vault is in use, its disk is full, or read-only
             self._told(pack_id, len(damaged), error, doing="repaired")
         return left
@@ -187,4 +210,4 @@ class _Run:
 
     def _in_words(self, item: DamagedBlock, hint: str, *, names: bool = False) -> HoldfastError:
         files_named = files_that_need(self.vault.catalog, item) if names else ""
-        return of_block(self.vault.settings.packs_folder, item, hint, files_named)
+        return of_block(self.vault.packs, item, hint, files_named)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from holdfast.catalog import MemberFacts, PresentVersion, files, tapes
-from holdfast.errors import CapacityError, HoldfastError, IntegrityError, MediaError
+from holdfast.errors import BackendError, CapacityError, HoldfastError, IntegrityError, MediaError
 from holdfast.tape import checksums, layout, plan
 from holdfast.tape.contents import ContentSource
 from holdfast.tape.drive import EarlyWarning
@@ -276,8 +276,8 @@ class _ObjectWriter:
         try:
             self._copy(present, digest, header.size_bytes)
             _check_digest(present.version, digest.digest())
-        except CapacityError:
-            raise
+        except (CapacityError, BackendError):
+            raise  # what cannot be had now is no member that cannot be had
         except HoldfastError as error:
             problem = error
         except OSError as error:

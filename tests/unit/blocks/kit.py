@@ -68,6 +68,8 @@ class MemoryStore:
         self.packs[group.pack_id] = group.pack_bytes
         for place in group.blocks:
             self.blocks.setdefault(place.locator, place)
+        for content in group.misplaced:
+            self.segments.pop(content, None)
         for stored in group.manifest.versions:
             self.versions.setdefault(stored.version.id, stored)
             for segment in stored.segments:
@@ -83,10 +85,6 @@ class MemoryStore:
         for place in places:
             self.packs[place.pack_id] = pack_bytes
             self.blocks[place.locator] = place
-
-    def places_lost(self, contents: Sequence[Content]) -> None:
-        for content in contents:
-            self.segments.pop(content, None)
 
     def pack_sealed(self, pack_id: uuid.UUID, pack_bytes: int, block_bytes: int) -> None:
         self.sealed[pack_id] = pack_bytes

@@ -11,11 +11,14 @@ import pytest
 from blake3 import blake3
 from tests.unit.blocks.kit import VAULT_ID
 
+from holdfast.blocks.backends.memory import MemoryBackend, MemoryPack
 from holdfast.blocks.mend import RepairPack, whole_copies
 from holdfast.blocks.packfile import PackWriter
 from holdfast.blocks.packformat import RecordType
+from holdfast.blocks.packs import Packs
 from holdfast.errors import CapacityError, IntegrityError
 from holdfast.testing import flip_bit
+from holdfast.testing.backendfaults import BackendFault, FaultyBackend
 from holdfast.values import BlockPlace, Locator
 
 DATA = os.urandom(100_000)
@@ -33,7 +36,7 @@ def new_pack(folder: Path, *blocks: bytes, sealed: bool = True) -> PackWriter:
 
 
 def copies(folder: Path) -> list[tuple[BlockPlace, int]]:
-    return list(whole_copies(folder, {LOCATOR}, lambda: None))
+    return list(whole_copies(Packs(folder), VAULT_ID, {LOCATOR}, lambda: None))
 
 
 def test_a_whole_record_is_found_in_any_pack_and_told_once(tmp_path: Path) -> None:
@@ -53,6 +56,34 @@ def test_packs_that_tell_nothing_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "x.pack").write_bytes(b"not ours")
     (tmp_path / f"{uuid.uuid4()}.pack").symlink_to("nowhere")
     assert copies(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["", "packs", "open", "read"])
+def test_a_whole_record_is_found_elsewhere_too_unless_that_place_cannot_be_reached(tmp_path: Path, call: str) -> None:
+    damaged, whole = new_pack(tmp_path, DATA), new_pack(tmp_path, DATA)
+    flip_bit(damaged.path, 4096 + 1000)
+    faulty = FaultyBackend(MemoryBackend(), *([BackendFault(call, count=None)] if call else []))
+    faulty.inner.put(whole.pack_id, MemoryPack(whole.path.read_bytes()), lambda _: None)
+    whole.path.unlink()
+    found = list(whole_copies(Packs(tmp_path, lambda: faulty), VAULT_ID, {LOCATOR}, lambda: None))
+    assert [place.pack_id for place, _ in found] == ([] if call else [whole.pack_id])
+    new_pack(tmp_path, DATA)
+    calls = dict(faulty.calls)
+    assert len(list(whole_copies(Packs(tmp_path, lambda: faulty), VAULT_ID, {LOCATOR}, lambda: None))) == 1
+    assert faulty.calls == calls  # what is here is enough
+
+
+def test_a_record_in_a_pack_of_another_vault_is_no_copy(tmp_path: Path) -> None:
+    """That vault may give it up whenever it likes."""
+    (tmp_path / "shelf").mkdir()
+    shelf = MemoryBackend()
+    for vault_id in (uuid.uuid4(), VAULT_ID):
+        pack = PackWriter(tmp_path / "shelf", vault_id=vault_id, pack_id=uuid.uuid4(), created_ns=1)
+        pack.append(RecordType.BLOCK, LOCATOR.blake3, memoryview(DATA))
+        pack.seal()
+        shelf.put(pack.pack_id, MemoryPack(pack.path.read_bytes()), lambda _: None)
+        found = list(whole_copies(Packs(tmp_path, lambda: shelf), VAULT_ID, {LOCATOR}, lambda: None))
+        assert [place.pack_id for place, _ in found] == ([pack.pack_id] if vault_id == VAULT_ID else [])
 
 
 def test_a_block_is_told_when_it_is_durable(tmp_path: Path) -> None:

@@ -19,9 +19,12 @@ from tests.unit.blocks.kit import FENCE, VAULT_ID, MemoryStore, check_readable, 
 from holdfast import durable
 from holdfast.blocks import DurableGroup, StoredVersion, packfile, packformat, recover_packs
 from holdfast.blocks import manifest as manifests
+from holdfast.blocks.backends.memory import MemoryBackend, MemoryPack
 from holdfast.blocks.packfile import PackWriter
 from holdfast.blocks.packformat import RecordType
+from holdfast.blocks.packs import Packs
 from holdfast.errors import CapacityError, IntegrityError
+from holdfast.testing.backendfaults import BackendFault, FaultyBackend
 from holdfast.values import Locator, VersionEnd
 
 pytestmark = pytest.mark.timeout(60)
@@ -362,3 +365,40 @@ def test_a_footer_without_its_index_is_sealed_again(left: tuple[Path, MemoryStor
     assert_sealed(copied, memory)
     with copied.open("rb") as file:
         assert packfile.read_index(file.fileno(), uuid.UUID(copied.stem))
+
+
+@pytest.mark.parametrize(
+    ("where", "is_moved", "asked"),
+    [("folder", False, 0), ("elsewhere", False, 1), ("nowhere", True, 1), ("out of reach", False, 1)],
+)
+def test_only_a_block_whose_pack_is_known_to_be_nowhere_is_read_from_where_it_was_found(
+    tmp_path: Path, where: str, is_moved: bool, asked: int
+) -> None:
+    """A catalog from before a collection; the other place is asked for each missing pack once, however many blocks it had."""
+    folder, memory, newer = tmp_path / "packs", MemoryStore(), MemoryStore()
+    folder.mkdir()
+    for store in (memory, newer):
+        with writer_for(folder, store) as writer:
+            keep(writer, b"one", b"1" * 70_000)
+            keep(writer, b"other", b"2" * 70_000)
+    old_id = next(iter(memory.sealed))
+    faulty = FaultyBackend(MemoryBackend(), *([BackendFault("open", count=None)] if where == "out of reach" else []))
+    old = folder / f"{old_id}.pack"
+    if where == "elsewhere":
+        faulty.inner.put(old_id, MemoryPack(old.read_bytes()), lambda _: None)
+    if where != "folder":
+        old.unlink()
+    before = dict(memory.blocks)
+    assert recover_packs(Packs(folder, lambda: faulty), known=memory, sink=memory, fence=FENCE) == 1
+    assert memory.blocks == (newer.blocks if is_moved else before)
+    assert faulty.calls["open"] == asked
+
+
+def test_the_other_place_is_not_asked_at_the_usual_start_of_a_run(
+    left: tuple[Path, MemoryStore], tmp_path: Path
+) -> None:
+    path, _ = left
+    shutil.copyfile(path, tmp_path / path.name)
+    memory, faulty = MemoryStore(), FaultyBackend(MemoryBackend())
+    assert recover_packs(Packs(tmp_path, lambda: faulty), known=memory, sink=memory, fence=FENCE) == 1
+    assert not any(faulty.calls.values())

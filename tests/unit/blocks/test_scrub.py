@@ -12,6 +12,7 @@ from tests.unit.blocks.kit import VAULT_ID
 
 from holdfast.blocks.packfile import PackWriter
 from holdfast.blocks.packformat import PIECE_BYTES, RecordType
+from holdfast.blocks.packs import Packs
 from holdfast.blocks.scrub import DamagedBlock, look_at_block, opened_pack, scrub_pack
 from holdfast.testing import flip_bit
 from holdfast.values import BlockPlace, Locator
@@ -33,8 +34,8 @@ def place(tmp_path: Path) -> BlockPlace:
 def look(folder: Path, place: BlockPlace, *flips: int) -> DamagedBlock | None:
     for at in flips:
         flip_bit(folder / f"{place.pack_id}.pack", place.offset_bytes + at)
-    with opened_pack(folder, place.pack_id) as descriptor:
-        return look_at_block(descriptor, place)[1]
+    with opened_pack(Packs(folder), place.pack_id) as pack:
+        return look_at_block(pack, place)[1]
 
 
 def bad(found: DamagedBlock | None) -> tuple[tuple[int, int], ...]:
@@ -44,7 +45,7 @@ def bad(found: DamagedBlock | None) -> tuple[tuple[int, int], ...]:
 
 def test_a_whole_block_is_not_damaged(tmp_path: Path, place: BlockPlace) -> None:
     assert look(tmp_path, place) is None
-    assert list(scrub_pack(tmp_path, place.pack_id, [place])) == [(SIZE, None)]
+    assert list(scrub_pack(Packs(tmp_path), place.pack_id, [place])) == [(SIZE, None)]
 
 
 def test_pieces_that_do_not_match_are_told_those_side_by_side_as_one(tmp_path: Path, place: BlockPlace) -> None:
@@ -73,4 +74,4 @@ def test_what_a_pack_lacks_at_its_end_is_damaged(tmp_path: Path, place: BlockPla
 def test_a_pack_that_cannot_be_looked_at_is_not_said_to_be_damaged(tmp_path: Path, place: BlockPlace) -> None:
     (tmp_path / f"{place.pack_id}.pack").unlink()
     with pytest.raises(FileNotFoundError):
-        list(scrub_pack(tmp_path, place.pack_id, [place]))
+        list(scrub_pack(Packs(tmp_path), place.pack_id, [place]))

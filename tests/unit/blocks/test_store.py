@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.unit.blocks.kit import (
     BLOCK_BYTES,
+    FENCE,
     SIGHTING,
     SOURCE,
     MemoryStore,
@@ -325,6 +326,19 @@ def test_law_1_a_failing_disk_is_heard_of_and_nothing_untrue_is_said(
     check_readable(tmp_path, memory)
     assert not [thread for thread in threading.enumerate() if thread.name == "store-writer"]
     assert not open_packs()
+
+
+def test_a_writer_that_cannot_begin_holds_no_collector_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    generation = FENCE.newest() + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(RuntimeError, match="new thread"):
+            writer_for(tmp_path, MemoryStore()).__enter__()
+    FENCE.raise_to(generation)
+    assert FENCE.is_clear(generation)
 
 
 def open_packs() -> list[str]:

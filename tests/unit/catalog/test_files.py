@@ -82,6 +82,27 @@ def test_a_content_keeps_the_place_that_was_recorded_first(catalog: Catalog) -> 
     assert catalog.find_segments(EMPTY_CONTENT) is None
 
 
+def test_law_6_a_place_that_is_lost_goes_only_together_with_the_new_one(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any place, a collection could take the new one's blocks for unneeded."""
+    same = content("same")
+    old, new = group(version(b"a", same)), group(version(b"x", content("x")), version(b"b", same))
+    catalog.group_durable(old)
+    found = replace(new, is_adopted=True, misplaced=frozenset({same}))
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.catalog.packs.record_segments", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            catalog.group_durable(found)
+    assert catalog.find_segments(same) == old.manifest.versions[0].segments
+    catalog.group_durable(found)
+    assert catalog.find_segments(same) == new.manifest.versions[1].segments
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_blocks_are_found_by_digest_and_size(catalog: Catalog) -> None:
     told = group(version(b"a", content("a")))
     (place,) = told.blocks

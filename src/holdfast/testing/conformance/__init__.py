@@ -1,4 +1,4 @@
-"""Conformance suites: what every driver of a tape drive or a changer, and every database of stores, must do.
+"""Conformance suites: what every driver of a tape drive or a changer, database of stores, and backend of packs must do.
 
 Anybody can run them on theirs.
 
@@ -14,6 +14,7 @@ The cartridges of a stand are scratch: the suites write over them. Stores need o
 new folder or URL. pytest and hypothesis must be installed.
 """
 
+from holdfast.testing.conformance.backend import BackendConformance
 from holdfast.testing.conformance.changer import ChangerConformance, PortsConformance
 from holdfast.testing.conformance.dictionary import DictionaryConformance
 from holdfast.testing.conformance.dictionarymachine import DictionaryMachine
@@ -23,6 +24,7 @@ from holdfast.testing.conformance.tasks import TrackerConformance
 from holdfast.testing.conformance.trackermachine import TrackerMachine
 
 __all__ = [
+    "BackendConformance",
     "ChangerConformance",
     "DictionaryConformance",
     "DictionaryMachine",
