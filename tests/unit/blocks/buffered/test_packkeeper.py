@@ -9,12 +9,12 @@ import uuid
 from pathlib import Path
 
 import pytest
-from tests.unit.blocks.blockkit import PATIENCE_S, Thread, descriptors, interrupted, locator_of, noise
+from tests.unit.blocks.buffered.blockkit import PATIENCE_S, Thread, descriptors, interrupted, locator_of, noise
 from tests.unit.blocks.kit import FENCE, VAULT_ID, MemoryStore
 
 from holdfast import durable
 from holdfast.blocks import BlockManager, DurableGroup, Fence, PackKeeper, SlabPool, recover_packs
-from holdfast.blocks.committer import Backoff
+from holdfast.blocks.buffered.committer import Backoff
 from holdfast.blocks.packfile import PackWriter
 from holdfast.errors import CapacityError, IntegrityError
 from holdfast.values import BlockPlace, Locator
@@ -269,7 +269,7 @@ def test_a_block_that_was_moved_to_another_pack_is_found_there(tmp_path: Path) -
 
 
 def test_only_the_places_used_last_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.blocks.packkeeper.KEPT_PLACES", 3)
+    monkeypatch.setattr("holdfast.blocks.buffered.packkeeper.KEPT_PLACES", 3)
     store = MemoryStore()
     with keeper_for(tmp_path, store) as keeper:
         locators = [put(keeper, noise(9, seed)) for seed in range(10)]

@@ -11,7 +11,7 @@ import pytest
 from blake3 import blake3
 
 from holdfast.blocks import BlockManager, MemoryKeeper, SlabPool
-from holdfast.blocks.committer import Backoff
+from holdfast.blocks.buffered.committer import Backoff
 from holdfast.values import Locator, Segment
 
 SLAB = 1024

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.unit.blocks.blockkit import (
+from tests.unit.blocks.buffered.blockkit import (
     BLOCK,
     PATIENCE_S,
     SLAB,
@@ -26,7 +26,7 @@ from tests.unit.blocks.blockkit import (
 from tests.unit.blocks.kit import FENCE, VAULT_ID, MemoryStore
 
 from holdfast.blocks import Backoff, BlockManager, BlockState, ContentWriter, MemoryKeeper, PackKeeper, SlabPool
-from holdfast.blocks.readcache import SingleFlight
+from holdfast.blocks.buffered.readcache import SingleFlight
 from holdfast.errors import BlockError, BlockStateError, IntegrityError, MemoryBudgetError, NotKeptError
 from holdfast.values import Locator, Segment
 
@@ -83,7 +83,7 @@ def test_an_empty_content_has_no_segments() -> None:
 
 
 def test_a_shared_block_holds_so_many_contents_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.blocks.packing.SHARED_CONTENTS", 3)
+    monkeypatch.setattr("holdfast.blocks.buffered.packing.SHARED_CONTENTS", 3)
     keeper = MemoryKeeper()
     with manager_of(keeper) as manager:
         contents = [write(manager, noise(10, number)) for number in range(7)]
@@ -557,8 +557,8 @@ def test_concurrent_reads_of_a_missing_block_make_one_fetch(
     keeper, gate, joined = MemoryKeeper(cheap_ranges=cheap_ranges), Gate(), threading.Semaphore(0)
     real_join = SingleFlight._join
 
-    def join(flight: SingleFlight, key: object) -> object:
-        found = real_join(flight, key)  # type: ignore[arg-type]
+    def join(flight: SingleFlight, *arguments: object) -> object:
+        found = real_join(flight, *arguments)  # type: ignore[arg-type]
         joined.release()
         return found
 

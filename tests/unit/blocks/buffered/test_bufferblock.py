@@ -8,9 +8,10 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.blocks.blockkit import SLAB, locator_of, noise, pool_of
+from tests.unit.blocks.buffered.blockkit import SLAB, locator_of, noise, pool_of
 
-from holdfast.blocks.bufferblock import LEGAL_MOVES, BlockState, BufferBlock, check_move
+from holdfast.blocks.buffered.blockstate import LEGAL_MOVES, BlockState, check_move
+from holdfast.blocks.buffered.bufferblock import BufferBlock
 from holdfast.errors import BlockError, BlockStateError
 
 W, P, C, E, D = BlockState
