@@ -85,11 +85,6 @@ class BufferBlock:
         return len(self._slabs)
 
     @property
-    def slabs(self) -> Sequence[memoryview]:
-        """Its memory, for the pool to know; nobody else looks at it."""
-        return self._slabs
-
-    @property
     def room_bytes(self) -> int:
         return self.limit_bytes - self.size_bytes
 
@@ -222,10 +217,11 @@ class BufferBlock:
             if self.state is BlockState.WRITABLE and self.size_bytes == 0:
                 raise BlockStateError("a block without bytes has no name", place=str(self))
             check_move(self.state, BlockState.PENDING, self)
-            if self.locator is None:
-                self.locator = self._named()
-            self._move(BlockState.PENDING, Hold.ON_ITS_WAY)
-            return self.locator
+            name = self._named()
+            self.locator = name  # no call in between: as long as bytes are taken there is no name
+            self.state = BlockState.PENDING
+            self._pool.set_hold(self, Hold.ON_ITS_WAY)
+            return name
 
     def _named(self) -> Locator:
         whole = self.size_bytes // self._slab_bytes

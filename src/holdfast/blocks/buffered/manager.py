@@ -80,7 +80,7 @@ class BlockManager:
             pause=pause,
             trust=self._trust,
         )
-        self._writable = WritableBlocks(self._committer.submit, self._trust)
+        self._writable = WritableBlocks(self._committer.submit, self._trust, self._pool.note)
         self._packer = Packer(
             self._pool,
             self._writable,

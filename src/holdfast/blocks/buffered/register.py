@@ -19,10 +19,13 @@ _Claim = tuple[int, bool, bool]
 
 
 class WritableBlocks:
-    """For any number of threads. `submit` takes a sealed block, as often as it is called for one."""
+    """For any number of threads. `submit` takes a sealed block, as often as it is called for one; `note` what ends a sealing."""
 
-    def __init__(self, submit: Callable[[BufferBlock], None], trust: Trust) -> None:
+    def __init__(
+        self, submit: Callable[[BufferBlock], None], trust: Trust, note: Callable[[BaseException], None]
+    ) -> None:
         self._submit = submit
+        self._note = note
         self._trust = trust
         self._lock = threading.Lock()
         self._changed = Bell()
@@ -50,6 +53,7 @@ class WritableBlocks:
                 self._submit(block)
                 self._release(block)
         except BaseException as error:
+            self._note(error)
             try:
                 self.put_back(block)
             except BaseException:
