@@ -117,8 +117,8 @@ class Holdfast:
 
         from holdfast.blocks.buffered.packkeeper import PackKeeper
 
-        sink = Sink()
-        return PackKeeper(self.folder, vault_id=uuid.uuid4(), pack_bytes=2**30, index=sink, sink=sink)
+        sink, fence = Sink(), self.blocks.Fence(self.folder / "fence")
+        return PackKeeper(self.folder, vault_id=uuid.uuid4(), pack_bytes=2**30, index=sink, sink=sink, fence=fence)
 
     def disk(self, count: int) -> dict[str, float]:
         with self._keeper() as keeper, self.blocks.BlockManager(keeper) as manager:

@@ -91,9 +91,11 @@ class PackWriter:
 
     def discard(self) -> None:
         """Remove the pack. Only for one of whose records nobody was ever told."""
-        if self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink:  # else another command has removed it
-            self.path.unlink(missing_ok=True)
-        self.close()
+        try:
+            if self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink:  # else another command has removed it
+                self.path.unlink(missing_ok=True)
+        finally:
+            self.close()
 
     def close(self) -> None:
         if self._descriptor >= 0:

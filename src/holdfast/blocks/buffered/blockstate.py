@@ -43,7 +43,7 @@ LEGAL_MOVES = MappingProxyType(
     }
 )
 
-NOT_IN_MEMORY = frozenset({BlockState.COMMITTED, BlockState.DELETED})
+NOT_IN_MEMORY = (BlockState.COMMITTED, BlockState.DELETED)
 
 
 def check_move(current: BlockState, wanted: BlockState, block: object) -> None:

@@ -168,9 +168,7 @@ class BufferBlock:
             raise BlockStateError("bytes are appended to a writable block only", place=str(self))
 
     def _slabs_missing(self, length_bytes: int) -> int:
-        end = self.size_bytes + length_bytes
-        if end > self.limit_bytes:
-            end = self.limit_bytes
+        end = min(self.size_bytes + length_bytes, self.limit_bytes)
         return -(-end // self._slab_bytes) - len(self._slabs)
 
     def _take_in(self, slabs: list[memoryview], length_bytes: int) -> None:
@@ -306,10 +304,10 @@ class BufferBlock:
                     raise ValueError(f"bytes {offset} to {offset + length} of {self}")
                 if self.state in NOT_IN_MEMORY:
                     return None
-                ranges = self._ranges(offset, length)
-                if len(ranges) != 1:
-                    return View(memoryview(b"".join(ranges)))
-                view = View(ranges[0].toreadonly(), self._unpin)
+                number, inside = divmod(offset, self._slab_bytes)
+                if not length or inside + length > self._slab_bytes:
+                    return View(memoryview(b"".join(self._ranges(offset, length))))
+                view = View(self._slabs[number][inside : inside + length].toreadonly(), self._unpin)
                 self._pins += 1  # last: what is pinned has a view that ends it
             return view
         except BaseException:

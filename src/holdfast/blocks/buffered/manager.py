@@ -300,7 +300,8 @@ class BlockManager:
         From memory as long as the block is there, else from the keeper. Raises `ValueError` for bytes that the block
         does not have, `BlockStateError` for a deleted one, and what the keeper raises.
         """
-        self.check()
+        if self._trust.lost is not None:
+            self._trust.check()
         block = what if isinstance(what, BufferBlock) else self._committer.find(what)
         locator = what if isinstance(what, Locator) else what.locator
         if length is None:

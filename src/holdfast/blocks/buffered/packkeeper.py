@@ -246,10 +246,8 @@ class PackKeeper:
             self._full = [pack for pack in self._full if pack not in packs]
             if self._pack in packs:
                 self._pack = None
-            for pack in packs:
-                if not pack.is_told:
-                    pack.writer.discard()
-                pack.writer.close()
+        for pack in packs:
+            pack.writer.close() if pack.is_told else pack.writer.discard()
 
     def seal(self) -> None:
         """Make durable what was put, and seal the pack; the next block begins another."""

@@ -39,15 +39,17 @@ class View(Pinned):
     __slots__ = ("data",)
 
     def __init__(self, data: memoryview, unpin: Callable[[Any], None] | None = None) -> None:
-        super().__init__(unpin)
         self.data = data
+        self._unpin = unpin
+        self.is_pinned = unpin is not None
 
     def __enter__(self) -> memoryview:
         return self.data
 
     def release(self) -> None:
         self.data.release()
-        super().release()
+        if self._unpin is not None:
+            self._unpin(self)
 
 
 class Parts(Pinned):
