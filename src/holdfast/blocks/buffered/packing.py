@@ -58,8 +58,13 @@ class Packer:
             packed = self._pack(content, slabs)
             self._pool.give_back(slabs)
         except BaseException as error:
-            self._pool.note(error)
-            self._mend(content, slabs, error)
+            try:
+                self._pool.note(error)
+                self._blocks.put_back(content)
+                self._pool.give_back(slabs)
+            except BaseException:
+                self._trust.lost = error
+                raise
             raise
         return packed
 
@@ -75,14 +80,6 @@ class Packer:
                 self._pool.give_back(slabs)
                 self._pool.take(packed, user=self._user, into=slabs)
         return None
-
-    def _mend(self, content: BufferBlock, slabs: list[memoryview], error: BaseException) -> None:
-        try:
-            self._blocks.put_back(content)
-            self._pool.give_back(slabs)
-        except BaseException:
-            self._trust.lost = error
-            raise
 
     def _try_pack(self, content: BufferBlock, slabs: list[memoryview]) -> Packed | int:
         """Where it lies, or how many slabs are missing; 0 when the shared block was sealed just now."""

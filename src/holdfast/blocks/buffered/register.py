@@ -53,8 +53,8 @@ class WritableBlocks:
                 self._submit(block)
                 self._release(block)
         except BaseException as error:
-            self._note(error)
             try:
+                self._note(error)
                 self.put_back(block)
             except BaseException:
                 self._trust.lost = error
