@@ -91,7 +91,7 @@ class Holdfast:
         self.folder = folder
 
     def memory(self, count: int, *, sha256: bool = False) -> dict[str, float]:
-        from holdfast.blocks.keeper import MemoryKeeper
+        from holdfast.blocks.buffered.keeper import MemoryKeeper
 
         with self.blocks.BlockManager(MemoryKeeper(is_forgetful=True)) as manager:
             return self._write(manager, count, sha256=sha256)
@@ -115,10 +115,10 @@ class Holdfast:
     def _keeper(self) -> Any:
         import uuid
 
-        from holdfast.blocks.packkeeper import PackKeeper
+        from holdfast.blocks.buffered.packkeeper import PackKeeper
 
-        sink = Sink()
-        return PackKeeper(self.folder, vault_id=uuid.uuid4(), pack_bytes=2**30, index=sink, sink=sink)
+        sink, fence = Sink(), self.blocks.Fence(self.folder / "fence")
+        return PackKeeper(self.folder, vault_id=uuid.uuid4(), pack_bytes=2**30, index=sink, sink=sink, fence=fence)
 
     def disk(self, count: int) -> dict[str, float]:
         with self._keeper() as keeper, self.blocks.BlockManager(keeper) as manager:

@@ -1,7 +1,8 @@
 """Pack files on a local disk: appending records, reading pieces of them, scanning and sealing.
 
 The bytes are those of `packformat`. One `PackWriter` owns a pack while it grows; `PackReader` may read any pack at the
-same time. Nothing is deleted here, and nothing that was written is ever written over.
+same time. Nothing that was written is ever written over, and nothing is deleted here but a pack that its own writer has
+just begun (`discard`).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class PackWriter:
             with durable.disk_full_explained(self.path):
                 durable.write_all(self._descriptor, packformat.encode_superblock(superblock))
         except BaseException:
-            self.close()
+            self.discard()
             raise
 
     def append(self, kind: RecordType, digest: bytes, payload: memoryview) -> int:
@@ -85,6 +86,14 @@ class PackWriter:
         try:
             with durable.disk_full_explained(self.path):
                 self.size_bytes = write_seal(self._descriptor, self.pack_id, self._index, self.size_bytes)
+        finally:
+            self.close()
+
+    def discard(self) -> None:
+        """Remove the pack. Only for one of whose records nobody was ever told."""
+        try:
+            if self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink:  # else another command has removed it
+                self.path.unlink(missing_ok=True)
         finally:
             self.close()
 

@@ -6,7 +6,11 @@ written, the workers that bring them to the keeper, and what was fetched ahead. 
 here: an *owner* is only a word for errors.
 
 No lock is held while somebody waits for memory, for the line or for the keeper, so a reader never waits for a writer.
-Locks are taken in this order: packing, the committer's, a block's, the pool's; that of the register takes no other.
+Locks are taken in this order: packing, the committer's, the line's or a block's, the pool's; that of the register takes
+no other.
+
+An interrupt that comes out of any call leaves the manager as it was, or the step done; `waiting` says how. Where even
+the clean-up was interrupted, every later call raises `BlockError`, and `stop` gives the memory back all the same.
 """
 
 from __future__ import annotations
@@ -15,15 +19,17 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from holdfast.blocks.bufferblock import BlockState, BufferBlock
-from holdfast.blocks.committer import Backoff, Committer
-from holdfast.blocks.content import ContentWriter
-from holdfast.blocks.keeper import BlockKeeper
-from holdfast.blocks.packing import Packer
-from holdfast.blocks.readcache import Fetched, ReadCache, SingleFlight
-from holdfast.blocks.register import WritableBlocks
-from holdfast.blocks.slabs import Holder, SlabPool, process_pool
-from holdfast.blocks.views import View
+from holdfast.blocks.buffered.blockstate import BlockState
+from holdfast.blocks.buffered.bufferblock import BufferBlock
+from holdfast.blocks.buffered.committer import Backoff, Committer
+from holdfast.blocks.buffered.content import ContentWriter
+from holdfast.blocks.buffered.keeper import BlockKeeper
+from holdfast.blocks.buffered.packing import Packer
+from holdfast.blocks.buffered.readcache import Fetched, ReadCache, SingleFlight
+from holdfast.blocks.buffered.register import WritableBlocks
+from holdfast.blocks.buffered.slabs import Holder, SlabPool, process_pool
+from holdfast.blocks.buffered.views import View
+from holdfast.blocks.buffered.waiting import Trust
 from holdfast.errors import BlockFailure, BlockStateError, NotKeptError
 from holdfast.values import BLOCK_LIMIT_BYTES, Locator
 
@@ -63,7 +69,8 @@ class BlockManager:
         self._keeper = keeper
         self._pool = pool or process_pool()
         self.step_bytes = min(STEP_BYTES, max(1, self._pool.slab_count // 4) * self._pool.slab_bytes)
-        self._writable = WritableBlocks()
+        self._trust = Trust()
+        self._open: dict[ContentWriter, None] = {}
         self._committer = Committer(
             keeper,
             workers=workers,
@@ -71,22 +78,30 @@ class BlockManager:
             backoff=backoff or Backoff(),
             gather=self._gather,
             pause=pause,
+            trust=self._trust,
         )
+        self._writable = WritableBlocks(self._committer.submit, self._trust, self._pool.note)
         self._packer = Packer(
             self._pool,
             self._writable,
             block_bytes=block_bytes,
             wait_for_room=self._committer.wait_for_room,
-            submit=self._committer.submit,
+            user=self,
+            trust=self._trust,
         )
         self._cache = ReadCache(lambda locator: keeper.fetch(locator, 0, locator.size_bytes), cache_bytes)
         self._fetches = SingleFlight()
         self._is_running = False
 
     def __enter__(self) -> BlockManager:
-        self._pool.join(self)
-        self._committer.start()
         self._is_running = True
+        try:
+            self._pool.join(self)
+            self._keeper.join(self)
+            self._committer.start()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -99,36 +114,53 @@ class BlockManager:
     def stop(self) -> None:
         """End every thread after what it has in hand. What is not durable by then is let go: nobody was told of it.
 
-        A second time does nothing. Views that are open stay good.
+        All memory goes back to the pool, also when this is interrupted; then a second call waits for the threads.
+        Views that are open stay good. Once it has ended, a further call does nothing.
         """
         if not self._is_running:
             return
-        left = self._writable.close()
         try:
+            self._writable.close()
             self._cache.stop()
             self._committer.stop()
-        finally:
-            for block in left:
-                self.delete(block)
-            self._pool.leave(self)
-            self._is_running = False
+            self._let_go()
+        except BaseException:
+            self._let_go()
+            raise
+        self._is_running = False
+
+    def _let_go(self) -> None:
+        for block in self._writable.close():
+            self.delete(block)
+        self._writable.clear()
+        self._open.clear()
+        self._pool.leave(self)
+        self._keeper.leave(self)
 
     # -- writing
 
     def content(self, owner: str) -> ContentWriter:
         """A new content. `owner` names it in errors; a path, for people."""
+        self.check()
         return ContentWriter(self, owner)
 
     def alloc(self, owner: str) -> BufferBlock:
         """A new block that the caller fills and commits; it takes memory as it is filled."""
-        block = BufferBlock(self._pool, owner, self.block_bytes)
+        self.check()
+        block = BufferBlock(self._pool, owner, self.block_bytes, user=self)
         self._writable.add(block, is_whole=True)
         return block
 
     def new_block(self, owner: str, content_offset: int, hash_after_bytes: int) -> BufferBlock:
         """The same for a content, which is committed by a barrier only when it is closed."""
+        self.check()
         block = BufferBlock(
-            self._pool, owner, self.block_bytes, content_offset=content_offset, hash_after_bytes=hash_after_bytes
+            self._pool,
+            owner,
+            self.block_bytes,
+            content_offset=content_offset,
+            hash_after_bytes=hash_after_bytes,
+            user=self,
         )
         self._writable.add(block)
         return block
@@ -139,6 +171,7 @@ class BlockManager:
         Fewer than given: the block is full, or memory was short and it was committed early; go on with a new one.
         Raises `BlockStateError` when the caller himself sealed it, and `MemoryBudgetError`.
         """
+        self.check()
         rest = memoryview(data).cast("B")
         length = len(rest)
         if not block.sealed_early:
@@ -156,27 +189,17 @@ class BlockManager:
         if block.state is BlockState.DELETED or (block.is_writable and block.size_bytes == 0):
             raise BlockStateError("an empty or deleted block is not committed", place=str(block))
         self._committer.wait_for_room()
-        self._seal_and_submit(block)
+        self._writable.send(block)
         self._committer.retry_failed([block])
         if wait:
             self._settle([block])
-
-    def _seal_and_submit(self, block: BufferBlock, *, early: bool = False) -> None:
-        if self._writable.claim(block, to_seal=True):
-            block.sealed_early = early
-            block.seal()
-            self._committer.submit(block)
-            self._writable.sealed(block)
 
     def pack(self, content: BufferBlock) -> tuple[BufferBlock, int] | None:
         """See `Packer.pack`."""
         return self._packer.pack(content)
 
     def _gather(self) -> None:
-        shared = self._packer.take_sealed()
-        if shared is not None:
-            self._committer.submit(shared)
-            self._writable.sealed(shared)
+        self._packer.send_shared()
 
     def make_durable(self, blocks: list[BufferBlock], owner: str) -> None:
         """Wait until the blocks of a closed content are stored; sends what failed of them again first.
@@ -184,8 +207,6 @@ class BlockManager:
         Raises `NotKeptError` that lists what of `owner` was not taken.
         """
         self._committer.retry_failed(blocks)
-        if any(block.is_writable for block in blocks):
-            self._committer.request_sync()
         self._settle(blocks, owner)
 
     def commit_all(self) -> None:
@@ -194,15 +215,17 @@ class BlockManager:
         What failed before is tried again. Raises one `NotKeptError` that lists whatever the store still did not take;
         it stays in memory, and is tried again by the next barrier. Contents that are not closed are left alone.
         """
-        self._committer.wait_for_room()
-        self._gather()
-        for block in self._writable.whole():
-            if block.size_bytes:
-                self._committer.wait_for_room()
-                self._seal_and_submit(block)
+        while True:
+            self._committer.wait_for_room()
+            self._gather()
+            for block in self._writable.whole():
+                if block.size_bytes:
+                    self._committer.wait_for_room()
+                    self._writable.send(block)
+            if not self._writable.wait_sealed():  # looked at before what is pending: others are about to submit it
+                break
         self._committer.retry_failed()
-        moving = self._writable.being_sealed()  # others are about to submit these: looked at before what is pending
-        self._committer.wait_settled(moving + self._committer.pending())
+        self._committer.wait_settled(self._committer.pending())
         failures = self.errors()
         if failures:
             raise NotKeptError(failures)
@@ -222,20 +245,48 @@ class BlockManager:
 
     def delete(self, block: BufferBlock) -> None:
         """The block is not wanted any more, whatever its state; what the store has of it stays there."""
-        self._writable.claim(block)
+        try:
+            self._delete(block)
+        except BaseException:
+            self._delete(block)  # the rest, after an interrupt
+            raise
+
+    def _delete(self, block: BufferBlock) -> None:
+        self._writable.drop(block)
         block.delete()
         self._committer.forget(block)
+
+    # -- what is open
+
+    def check(self) -> None:
+        """Raise `BlockError` when an interrupt has left what cannot be mended."""
+        self._trust.check()
+
+    def begun(self, content: ContentWriter) -> None:
+        """The content has blocks."""
+        self._open[content] = None
+
+    def ended(self, content: ContentWriter) -> None:
+        """The content was closed or abandoned."""
+        self._open.pop(content, None)
+
+    def unfinished(self) -> str | None:
+        """What is open, or on its way to the keeper; None when all is durable."""
+        for content in list(self._open):
+            return content.owner
+        blocks = [*self._writable.all(), *self._committer.pending(), *self._committer.failed()]
+        return next((str(block) for block in blocks if block.size_bytes), None)
 
     # -- what the pool asks when memory is short
 
     def writable_blocks(self) -> list[Holder]:
         """The blocks that hold memory and could be committed early."""
-        return list[Holder](self._writable.with_memory())
+        return list[Holder](self._writable.with_memory()) if self._trust.lost is None else []
 
     def commit_early(self, block: Holder) -> None:
         """Commit a block as it is, unless somebody has sealed it by now."""
         assert isinstance(block, BufferBlock), "the pool gives back what it was given"
-        self._seal_and_submit(block, early=True)
+        self._writable.send(block, early=True)
 
     def retry_failed(self) -> None:
         """Send every block that failed on its way again."""
@@ -249,6 +300,8 @@ class BlockManager:
         From memory as long as the block is there, else from the keeper. Raises `ValueError` for bytes that the block
         does not have, `BlockStateError` for a deleted one, and what the keeper raises.
         """
+        if self._trust.lost is not None:
+            self._trust.check()
         block = what if isinstance(what, BufferBlock) else self._committer.find(what)
         locator = what if isinstance(what, Locator) else what.locator
         if length is None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
-from holdfast.blocks.bufferblock import BlockState, BufferBlock
+from holdfast.blocks.buffered.blockstate import BlockState
+from holdfast.blocks.buffered.bufferblock import BufferBlock
 from holdfast.errors import BlockStateError
 from holdfast.values import Segment
 
@@ -26,6 +27,12 @@ class Blocks(Protocol):
 
     @property
     def step_bytes(self) -> int: ...
+
+    def check(self) -> None: ...
+
+    def begun(self, content: ContentWriter) -> None: ...
+
+    def ended(self, content: ContentWriter) -> None: ...
 
     def new_block(self, owner: str, content_offset: int, hash_after_bytes: int) -> BufferBlock: ...
 
@@ -53,11 +60,17 @@ class ContentWriter:
 
     def __init__(self, manager: Blocks, owner: str) -> None:
         self.owner = owner
-        self.size_bytes = 0
         self._manager = manager
         self._blocks: list[BufferBlock] = []
         self._pieces: list[_Piece] | None = None  # known once it is closed
         self._is_abandoned = False
+
+    @property
+    def size_bytes(self) -> int:
+        """How much of it was taken, also by a call that was interrupted."""
+        if self._pieces is not None:
+            return sum(piece.length_bytes for piece in self._pieces)
+        return sum(block.size_bytes for block in self._blocks)
 
     def __enter__(self) -> ContentWriter:
         return self
@@ -78,9 +91,7 @@ class ContentWriter:
         length = len(rest)
         while rest:
             block = self._block_with_room()
-            taken = block.try_append(rest[: self._manager.step_bytes])
-            self.size_bytes += taken
-            rest = rest[taken:]
+            rest = rest[block.try_append(rest[: self._manager.step_bytes]) :]
             if block.room_bytes == 0:
                 self._manager.commit(block)
         return length
@@ -88,6 +99,8 @@ class ContentWriter:
     def _block_with_room(self) -> BufferBlock:
         if self._blocks and self._blocks[-1].is_writable and self._blocks[-1].room_bytes:
             return self._blocks[-1]
+        if not self._blocks:
+            self._manager.begun(self)
         # as long as it may yet be packed its bytes are not hashed: they will be, in the shared block
         hash_after_bytes = 0 if self._blocks else self._manager.small_limit_bytes
         block = self._manager.new_block(self.owner, self.size_bytes, hash_after_bytes)
@@ -109,8 +122,11 @@ class ContentWriter:
         """
         if self._is_abandoned:
             raise BlockStateError("an abandoned content is not closed", place=self.owner)
+        self._manager.check()
         if self._pieces is None:
             self._pieces = self._hand_over()
+            self._blocks = [piece.block for piece in self._pieces if piece.block in self._blocks]
+        self._manager.ended(self)
         if not wait:
             return None
         self._manager.make_durable([piece.block for piece in self._pieces], self.owner)
@@ -118,11 +134,16 @@ class ContentWriter:
 
     def _hand_over(self) -> list[_Piece]:
         blocks = self._blocks
+        if any(block.state is BlockState.DELETED for block in blocks if block.size_bytes):
+            raise BlockStateError(
+                "the bytes of this content were let go",
+                place=self.owner,
+                hint="write it anew: closing it was interrupted, or the block manager is stopped",
+            )
         if len(blocks) == 1 and 0 < self.size_bytes <= self._manager.small_limit_bytes:
             packed = self._manager.pack(blocks[0])
             if packed is not None:
-                blocks.clear()
-                return [_Piece(packed[0], packed[1], self.size_bytes)]
+                return [_Piece(packed[0], packed[1], blocks[0].size_bytes)]
         for block in blocks:
             if block.size_bytes == 0:
                 self._manager.delete(block)
@@ -145,8 +166,9 @@ class ContentWriter:
         self._is_abandoned = True
         for block in self._blocks:
             self._manager.delete(block)
-        self._blocks.clear()
+        self._manager.ended(self)
 
     def _check_open(self) -> None:
+        self._manager.check()
         if self._pieces is not None or self._is_abandoned:
             raise BlockStateError("a closed content takes no more bytes", place=self.owner)

@@ -12,33 +12,58 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from holdfast.blocks.slabs import touched_memory
-from holdfast.errors import IntegrityError
+from holdfast.blocks.buffered.slabs import touched_memory
+from holdfast.errors import BlockError, IntegrityError
 from holdfast.values import Locator
 
 ARENA_BYTES = 64 * 1024 * 1024
 
 
+class KeeperUser(Protocol):
+    """Somebody who names blocks of a keeper; called from any thread."""
+
+    def unfinished(self) -> str | None:
+        """What he still writes, for people; None when all that he was given is durable."""
+        ...
+
+
 class BlockKeeper(Protocol):
     """Keeps blocks durably; called by any number of threads at once.
 
-    After `sync` has raised, nothing that was put since the last good `sync` counts: it is put again. The same block may
-    be put twice.
+    When a sync fails, whoever called for it, what was put and is not durable may be lost: a new epoch begins. Who puts
+    notes the `epoch` before he looks for a block, and names it when he syncs: he hears of what others' syncs have lost,
+    and puts it again. The same block may be put twice.
     """
 
     cheap_ranges: bool
     """Whether fetching a piece of a block costs about as much as its bytes; else blocks are fetched whole."""
 
+    @property
+    def epoch(self) -> int:
+        """It grows each time that something which was put is lost."""
+        ...
+
     def has(self, locator: Locator) -> bool:
-        """Whether the block is kept, and may be named: then nobody gives it up as long as the keeper is open."""
+        """Whether the block is put in this epoch, or kept, and may be named: then nobody gives it up as long as the keeper is open."""
         ...
 
     def put(self, locator: Locator, parts: Sequence[memoryview]) -> None:
         """Take the block, whose bytes are the parts together; not durable yet. The parts are not used afterwards."""
         ...
 
-    def sync(self) -> None:
-        """When this returns, all that was put before the call is durable, and whoever must know of it was told."""
+    def sync(self, epoch: int) -> None:
+        """When this returns, all that was put, or found, since the `epoch` began is durable and told to whom it concerns.
+
+        Raises `BlockError` when that epoch is over, and what the disk or whoever is told raises.
+        """
+        ...
+
+    def join(self, user: KeeperUser) -> None:
+        """Somebody is about to look for blocks, and to put some; he will `leave`."""
+        ...
+
+    def leave(self, user: KeeperUser) -> None:
+        """He has ended. Leaving twice is leaving once."""
         ...
 
     def fetch(self, locator: Locator, offset: int, length: int) -> bytes | memoryview:
@@ -47,6 +72,14 @@ class BlockKeeper(Protocol):
         Raises `IntegrityError` when the block is missing or damaged.
         """
         ...
+
+
+def check_epoch(wanted: int | None, current: int) -> None:
+    """Raise `BlockError` when the epoch that somebody syncs is over."""
+    if wanted is not None and wanted != current:
+        raise BlockError(
+            "what was put is lost, as a sync has failed since", found=f"epoch {current}", hint="put it once more"
+        )
 
 
 def _nothing(_: Locator | None) -> None:
@@ -69,6 +102,7 @@ class MemoryKeeper:
         self.durable: dict[Locator, memoryview] = {}
         self.puts: list[Locator] = []
         self.found: set[Locator] = set()
+        self.epoch = 0
         self.sync_count = 0
         self.fetch_count = 0
         self._is_forgetful = is_forgetful
@@ -102,13 +136,15 @@ class MemoryKeeper:
             offset += len(part)
         return kept.toreadonly()
 
-    def sync(self) -> None:
+    def sync(self, epoch: int | None = None) -> None:
         with self._lock:
+            check_epoch(epoch, self.epoch)
             new = dict(self._new)
         try:
             self.before_sync(None)
         except BaseException:
             with self._lock:
+                self.epoch += 1
                 self._new.clear()
             raise
         with self._lock:
@@ -116,6 +152,12 @@ class MemoryKeeper:
             self.durable |= new
             for locator in new:
                 self._new.pop(locator, None)
+
+    def join(self, user: KeeperUser) -> None:
+        pass
+
+    def leave(self, user: KeeperUser) -> None:
+        pass
 
     def fetch(self, locator: Locator, offset: int, length: int) -> memoryview:
         self.before_fetch(locator)

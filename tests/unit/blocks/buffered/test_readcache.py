@@ -6,9 +6,9 @@ import threading
 from collections.abc import Generator
 
 import pytest
-from tests.unit.blocks.blockkit import PATIENCE_S, Thread, locator_of, noise
+from tests.unit.blocks.buffered.blockkit import PATIENCE_S, Thread, locator_of, noise
 
-from holdfast.blocks.readcache import ReadCache, SingleFlight
+from holdfast.blocks.buffered.readcache import ReadCache, SingleFlight
 from holdfast.values import Locator
 
 pytestmark = pytest.mark.timeout(30)
@@ -121,24 +121,96 @@ def test_after_stop_nothing_is_fetched_ahead(fetches: Fetches) -> None:
     assert fetches.fetched == LOCATORS[:1]
 
 
+class Joins(SingleFlight):
+    """Says when somebody comes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joined = threading.Semaphore(0)
+
+    def _join(self, key: object, mine: object) -> object:  # type: ignore[override]
+        found = super()._join(key, mine)  # type: ignore[arg-type]
+        self.joined.release()
+        return found
+
+    def wait_joined(self) -> None:
+        assert self.joined.acquire(timeout=PATIENCE_S)
+
+
+class SharedFetch:
+    """The first fetch waits for `go_on` and ends with `error`; later ones are good."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error: BaseException | None = error
+        self.go_on = threading.Event()
+
+    def __call__(self) -> bytes:
+        error, self.error = self.error, None
+        if error is None:
+            return b"anew"
+        assert self.go_on.wait(PATIENCE_S)
+        raise error
+
+
 def test_those_who_share_a_fetch_share_its_error() -> None:
-    flights, begun, go_on = SingleFlight(), threading.Event(), threading.Event()
+    flights, fetch = Joins(), SharedFetch(OSError("no"))
+    threads = [Thread(flights.run, "key", fetch)]
+    flights.wait_joined()
+    threads.append(Thread(flights.run, "key", fetch))
+    flights.wait_joined()
+    fetch.go_on.set()
+    for thread in threads:
+        with pytest.raises(OSError, match="no"):
+            thread.join_result()
+    assert flights.run("key", fetch) == b"anew"
 
-    def fetch() -> bytes:
-        begun.set()
-        assert go_on.wait(PATIENCE_S)
-        raise OSError("no")
 
-    first = Thread(flights.run, "key", fetch)
-    assert begun.wait(PATIENCE_S)
-    shared = flights._join("key")
-    assert shared is not None
-    go_on.set()
-    with pytest.raises(OSError, match="no"):
-        first.join_result()
-    with pytest.raises(OSError, match="no"):
-        shared.result(PATIENCE_S)
-    assert flights.run("key", lambda: b"anew") == b"anew"
+def test_an_interrupt_of_the_thread_that_fetches_is_not_raised_in_those_who_share_it() -> None:
+    flights, fetch = Joins(), SharedFetch(KeyboardInterrupt())
+    leader = Thread(flights.run, "key", fetch)
+    flights.wait_joined()
+    innocent = Thread(flights.run, "key", fetch)
+    flights.wait_joined()
+    fetch.go_on.set()
+    assert innocent.join_result() == b"anew"
+    with pytest.raises(KeyboardInterrupt):
+        leader.join_result()
+
+
+def test_a_key_does_not_stay_running_when_its_leader_is_interrupted_before_he_fetches() -> None:
+    flights, fetch = SingleFlight(), SharedFetch(KeyboardInterrupt())
+    fetch.error = None
+    real_lead = flights._lead
+    flights._lead = interrupt  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        flights.run("key", fetch)
+    flights._lead = real_lead  # type: ignore[method-assign]
+    assert Thread(flights.run, "key", fetch).join_result() == b"anew"
+
+
+def interrupt(*_: object) -> bytes:
+    raise KeyboardInterrupt
+
+
+def test_what_is_to_be_fetched_ahead_may_come_from_a_reader(cache: ReadCache, fetches: Fetches) -> None:
+    def names() -> Generator[Locator, None, None]:
+        assert cache.load(LOCATORS[0])  # an index, which says what comes
+        yield LOCATORS[1]
+
+    assert Thread(cache.prefetch, names()).join_result() == 1
+    assert cache.get(LOCATORS[1]) == DATA[LOCATORS[1]]
+
+
+def test_what_nobody_reads_is_let_go_when_others_are_asked_for_often(cache: ReadCache, fetches: Fetches) -> None:
+    assert cache.prefetch(LOCATORS[:2]) == 2
+    while len(cache._kept) < 2:
+        threading.Event().wait(0.001)
+    for number in (2, 3, 4) * 2:  # the same ones again and again do not count
+        assert cache.prefetch([LOCATORS[number]]) == 0
+    assert cache.prefetch(LOCATORS[5:]) == 1
+    assert cache.prefetch(LOCATORS[2:]) == 1  # the other one is not waited for any longer, either
+    assert cache.get(LOCATORS[5]) == DATA[LOCATORS[5]]
+    assert cache.kept_bytes <= cache.budget_bytes
 
 
 def test_who_waits_for_a_fetch_ahead_has_read_it(cache: ReadCache, fetches: Fetches) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.unit.blocks.blockkit import block_threads, locator_of, noise, read_segments
+from tests.unit.blocks.buffered.blockkit import block_threads, locator_of, noise, read_segments
 from tests.unit.blocks.kit import FENCE, VAULT_ID, MemoryStore
 
 from holdfast.blocks import (

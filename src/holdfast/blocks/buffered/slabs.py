@@ -10,7 +10,8 @@ holds no lock of a block or a content meanwhile. That nobody waits for ever is d
     none is, and readers look at it       wait for them as long as the pool is patient, then the same error
     somebody has just been given it       wait: what is in hand goes into a block or comes back
 
-No store, no file and no thread may come in here.
+Each slab that is out is in the books under the user that has it, and `leave` takes all of his back, whatever became of
+them. No store, no file and no thread may come in here.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from __future__ import annotations
 import heapq
 import mmap
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable
 from enum import Enum
 from typing import Protocol
 
+from holdfast.blocks.buffered.waiting import Bell
 from holdfast.errors import MemoryBudgetError
 
 SLAB_BYTES = 64 * 1024
@@ -53,9 +55,16 @@ class Holder(Protocol):
     @property
     def slab_count(self) -> int: ...
 
+    @property
+    def user(self) -> MemoryUser | None: ...
+
 
 class MemoryUser(Protocol):
     """Somebody who fills blocks, asked to make room when memory is short. Called from any thread, without locks."""
+
+    def check(self) -> None:
+        """Raise when he shall not wait for memory any more."""
+        ...
 
     def writable_blocks(self) -> list[Holder]:
         """The blocks that could be committed early."""
@@ -74,6 +83,7 @@ class SlabPool:
     """Slabs of `slab_bytes` within `budget_bytes`, for any number of threads.
 
     `patience_s`: so long a writer waits for memory that only readers hold. `peak_bytes` is the most that was ever out.
+    `is_doubtful`: there was an interrupt amid the filling of a block (`note`).
     """
 
     def __init__(
@@ -85,15 +95,16 @@ class SlabPool:
         self.slab_count = budget_bytes // slab_bytes
         self.patience_s = patience_s
         self.peak_bytes = 0
+        self.is_doubtful = False
         self._lock = threading.Lock()
-        self._line: deque[threading.Condition] = deque()
+        self._line: deque[Bell] = deque()
         self._idle: list[memoryview] = []  # the last one back is the first one out: its bytes are still in the cache
-        self._made = 0
-        self._out = 0
+        self._lent: dict[int, tuple[memoryview, MemoryUser | None]] = {}  # by the slab's id
+        self._strays: dict[int, memoryview] = {}  # out still, but taken from the books
+        self._spare: list[memoryview] = []  # strays that came back
         self._changes = 0
-        self._holders: dict[Hold, dict[Holder, int]] = {hold: {} for hold in Hold}
-        self._held = dict.fromkeys(Hold, 0)
-        self._users: list[MemoryUser] = []
+        self._holds: dict[Holder, tuple[Hold, int]] = {}
+        self._users: dict[MemoryUser, None] = {}
 
     @property
     def budget_bytes(self) -> int:
@@ -101,96 +112,139 @@ class SlabPool:
 
     @property
     def used_bytes(self) -> int:
-        return self._out * self.slab_bytes
+        return len(self._lent) * self.slab_bytes
 
     def slabs_for(self, size_bytes: int) -> int:
         return -(-size_bytes // self.slab_bytes)
 
     # -- taking and giving back
 
-    def take(self, count: int) -> list[memoryview]:
-        """`count` slabs at once, with whatever their last owner left in them. Waits; hold no lock that others need.
+    def take(
+        self, count: int, *, user: MemoryUser | None = None, into: list[memoryview] | None = None
+    ) -> list[memoryview]:
+        """`count` slabs at once, with whatever their last owner left in them, put into `into`, which is returned.
 
-        Raises `MemoryBudgetError` when only failed blocks or readers hold what is missing (see above).
+        Waits; hold no lock that others need. Raises `MemoryBudgetError` when only failed blocks or readers hold what
+        is missing (see above), and what the user's `check` raises.
         """
-        slabs = self.try_take(count)
-        if slabs is not None:
-            return slabs
-        if count > self.slab_count:
-            raise ValueError(f"{count} slabs of a pool of {self.slab_count}")
-        turn = threading.Condition(self._lock)
-        with self._lock:
-            self._line.append(turn)
-        try:
-            return self._wait_for(turn, count)
-        finally:
-            with self._lock:
-                self._line.remove(turn)
-                self._wake()
-
-    def try_take(self, count: int) -> list[memoryview] | None:
-        """The same without waiting: None when there are too few, or others wait for them already."""
-        with self._lock:
-            return None if self._line else self._hand_out(count)
-
-    def give_back(self, slabs: Iterable[memoryview]) -> None:
-        """The caller looks at them no more."""
-        with self._lock:
-            before = len(self._idle)
-            self._idle.extend(slabs)
-            self._out -= len(self._idle) - before
-            self._wake()
-
-    def _hand_out(self, count: int) -> list[memoryview] | None:
-        if self.slab_count - self._out < count:
-            return None
-        while len(self._idle) < count:
-            self._add_arena()
-        slabs = self._idle[len(self._idle) - count :]
-        del self._idle[len(self._idle) - count :]
-        self._out += count
-        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        slabs: list[memoryview] = [] if into is None else into
+        if self.try_take(count, user=user, into=slabs) is None:
+            if count > self.slab_count:
+                raise ValueError(f"{count} slabs of a pool of {self.slab_count}")
+            self._stand_in_line(count, user, slabs)
         return slabs
 
+    def try_take(
+        self, count: int, *, user: MemoryUser | None = None, into: list[memoryview] | None = None
+    ) -> list[memoryview] | None:
+        """The same without waiting: None when there are too few, or others wait for them already."""
+        slabs: list[memoryview] = [] if into is None else into
+        with self._lock:
+            return slabs if not self._line and self._hand_out(count, user, slabs) else None
+
+    def give_back(self, slabs: list[memoryview]) -> None:
+        """The caller looks at them no more. They leave the list as they come back: interrupted, call it again."""
+        with self._lock:
+            while slabs:
+                number = id(slabs[-1])
+                slab, is_lent, is_stray = slabs[-1], number in self._lent, number in self._strays
+                del slabs[-1]  # no call from here to the end of the step, so that a slab has one owner always
+                if is_lent:
+                    self._idle += [slab]
+                    del self._lent[number]
+                elif is_stray:
+                    self._spare += [slab]
+                    del self._strays[number]
+            self._wake()
+
+    def note(self, error: BaseException) -> None:
+        """What was being done with slabs has ended with `error`: after an interrupt names are checked against bytes."""
+        if not isinstance(error, Exception):
+            self.is_doubtful = True
+
+    def _hand_out(self, count: int, user: MemoryUser | None, into: list[memoryview]) -> bool:
+        if self.slab_count - len(self._lent) < count:
+            return False
+        while len(self._idle) < count:
+            self._add_arena()
+        first = len(self._idle) - count
+        slabs = self._idle[first:]
+        lent = {id(slab): (slab, user) for slab in slabs}
+        into += slabs  # no call in these three lines: an interrupt comes before or after
+        del self._idle[first:]
+        self._lent |= lent
+        self.peak_bytes = max(self.peak_bytes, self.used_bytes)
+        return True
+
     def _add_arena(self) -> None:
-        count = min(max(1, ARENA_BYTES // self.slab_bytes), self.slab_count - self._made)
+        if self._spare:
+            self._idle += [self._spare[-1]]
+            del self._spare[-1]
+            return
+        made = len(self._idle) + len(self._lent)
+        count = min(max(1, ARENA_BYTES // self.slab_bytes), self.slab_count - made)
         view = memoryview(touched_memory(count * self.slab_bytes))
-        self._idle.extend(view[n * self.slab_bytes : (n + 1) * self.slab_bytes] for n in range(count))
-        self._made += count
+        slabs = [view[n * self.slab_bytes : (n + 1) * self.slab_bytes] for n in range(count)]
+        self._idle += slabs
 
     # -- waiting
 
-    def _wait_for(self, turn: threading.Condition, count: int) -> list[memoryview]:
-        has_retried = False
-        while True:
-            with self._lock:
-                while self._line[0] is not turn:
-                    turn.wait()
-                slabs = self._hand_out(count)
-                if slabs is not None:
-                    return slabs
-                seen = self._changes
-                missing = count - (self.slab_count - self._out) - self._held[Hold.ON_ITS_WAY]
-                has_failed = bool(self._held[Hold.FAILED])
-            # the users are asked without the lock: they lock blocks, and blocks lock the pool
-            if missing > 0 and self._commit_early(missing):
-                continue
-            if missing > 0 and has_failed and not has_retried:
-                has_retried = True
-                self._retry_failed()
-                continue
-            self._wait_for_change(turn, count, seen)
+    def _stand_in_line(self, count: int, user: MemoryUser | None, slabs: list[memoryview]) -> None:
+        turn = Bell()
+        try:
+            self._line.append(turn)
+            self._wait_for(turn, count, user, slabs)
+            self._leave_line(turn)
+        except BaseException:
+            self._leave_line(turn)
+            raise
 
-    def _wait_for_change(self, turn: threading.Condition, count: int, seen: int) -> None:
+    def _leave_line(self, turn: Bell) -> None:
         with self._lock:
-            while self._changes == seen:
-                without_failed = self.slab_count - self._held[Hold.FAILED]
-                is_waiting = bool(self._held[Hold.ON_ITS_WAY])
-                if without_failed < count and not is_waiting:
-                    raise self._exhausted(count)
-                is_pinned = without_failed - self._held[Hold.PINNED] < count and not is_waiting
-                if not turn.wait(self.patience_s if is_pinned else None) and is_pinned and self._changes == seen:
-                    raise self._exhausted(count)
+            if turn in self._line:
+                self._line.remove(turn)
+            self._wake()
+
+    def _wait_for(self, turn: Bell, count: int, user: MemoryUser | None, slabs: list[memoryview]) -> None:
+        has_retried, seen, since_s = False, -1, 0.0
+        while True:
+            if user is not None:
+                user.check()
+            ticket = turn.ticket()
+            with self._lock:
+                is_first = self._line[0] is turn
+                if is_first and self._hand_out(count, user, slabs):
+                    return
+                if self._changes != seen:
+                    seen, since_s = self._changes, time.monotonic()
+                missing = count - (self.slab_count - len(self._lent)) - self._held(Hold.ON_ITS_WAY)
+                has_failed = bool(self._held(Hold.FAILED))
+            # the users are asked without the lock: they lock blocks, and blocks lock the pool
+            if is_first:
+                if missing > 0 and self._commit_early(missing):
+                    continue
+                if missing > 0 and has_failed and not has_retried:
+                    has_retried = True
+                    self._retry_failed()
+                    continue
+                self._check_hope(count, seen, time.monotonic() - since_s)
+            self._wait_for_change(turn, ticket)
+
+    def _wait_for_change(self, turn: Bell, ticket: threading.Lock) -> None:
+        turn.wait(ticket)
+
+    def _check_hope(self, count: int, seen: int, waited_s: float) -> None:
+        """Raise `MemoryBudgetError` when nothing has changed since and so much does not come back by itself."""
+        with self._lock:
+            if self._changes != seen or self._held(Hold.ON_ITS_WAY):
+                return
+            without_failed = self.slab_count - self._held(Hold.FAILED)
+            without_pinned = without_failed - self._held(Hold.PINNED)
+            if without_failed < count or (without_pinned < count and waited_s >= self.patience_s):
+                raise self._exhausted(count)
+
+    def _held(self, hold: Hold) -> int:
+        return sum(count for held, count in self._holds.values() if held is hold)
 
     def _commit_early(self, missing: int) -> bool:
         wanted = max(missing, self.slab_count // EARLY_SHARE)
@@ -210,7 +264,8 @@ class SlabPool:
             user.retry_failed()
 
     def _exhausted(self, count: int) -> MemoryBudgetError:
-        named = [(hold, block) for hold in (Hold.FAILED, Hold.PINNED) for block in self._holders[hold]]
+        named = [(hold, block) for block, (hold, _) in self._holds.items() if hold is not Hold.ON_ITS_WAY]
+        named.sort(key=lambda held: held[0] is Hold.PINNED)
         lines = [f"{block} is {hold.value}" if hold is Hold.PINNED else f"{block}" for hold, block in named]
         shown = "; ".join(lines[:SHOWN_HOLDERS])
         more = f"; and {len(lines) - SHOWN_HOLDERS} more" if len(lines) > SHOWN_HOLDERS else ""
@@ -224,18 +279,17 @@ class SlabPool:
     def _wake(self) -> None:
         self._changes += 1
         if self._line:
-            self._line[0].notify()
+            self._line[0].ring()
 
     # -- what the blocks and their users tell
 
     def set_hold(self, block: Holder, hold: Hold | None) -> None:
         """Note why the block holds its slabs now; None: it is WRITABLE, or is giving them back."""
         with self._lock:
-            for other, blocks in self._holders.items():
-                self._held[other] -= blocks.pop(block, 0)
-            if hold is not None:
-                self._holders[hold][block] = block.slab_count
-                self._held[hold] += block.slab_count
+            if hold is None:
+                self._holds.pop(block, None)
+            elif block.user is None or block.user in self._users:
+                self._holds[block] = (hold, block.slab_count)
             self._wake()
 
     def tell_grown(self) -> None:
@@ -246,20 +300,30 @@ class SlabPool:
 
     def join(self, user: MemoryUser) -> None:
         with self._lock:
-            self._users.append(user)
+            self._users[user] = None
 
     def leave(self, user: MemoryUser) -> None:
+        """He writes no more. What he has not given back counts no more, but is lent to nobody before he does.
+
+        So views that are open stay good, and what an interrupt has lost is made up for. A second time ends the first.
+        """
         with self._lock:
-            self._users.remove(user)
+            self._users.pop(user, None)
+            for block in [block for block in self._holds if block.user is user]:
+                del self._holds[block]
+            his = {number: slab for number, (slab, owner) in self._lent.items() if owner is user}
+            self._strays |= his
+            for number in his:
+                del self._lent[number]
             self._wake()
 
     def close(self) -> None:
         """Give the memory back to the system. Raises `RuntimeError` when somebody has slabs still."""
         with self._lock:
-            if self._out:
-                raise RuntimeError(f"{self._out} slabs are in use")
+            if self._lent:
+                raise RuntimeError(f"{len(self._lent)} slabs are in use")
             self._idle.clear()  # an arena goes with its last view
-            self._made = 0
+            self._spare.clear()
 
 
 def choose_fullest(sizes: list[int], wanted: int) -> list[int]:

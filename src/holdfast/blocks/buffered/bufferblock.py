@@ -1,71 +1,20 @@
-"""One block in memory: filled, named, sent to the store, looked at meanwhile, and let go.
+"""One block in memory: filled, named, sent to the store, looked at meanwhile, and let go; see `blockstate`.
 
-    WRITABLE ──▶ PENDING ──▶ COMMITTED          DELETED from any of them
-                 │   ▲
-                 ▼   │
-                 ERROR
-
-WRITABLE takes bytes; PENDING has its name and is on its way; COMMITTED is durable in the store, and its memory is
-given back; ERROR was not taken by the store and keeps its bytes, so that it can go again; DELETED is wanted no more.
-`LEGAL_MOVES` is the whole of it. No store, thread or policy may come in here: a block only guards its own bytes.
+No store, thread or policy may come in here: a block only guards its own bytes.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
-from types import MappingProxyType
 
 from blake3 import blake3
 
-from holdfast.blocks.slabs import Hold, SlabPool
-from holdfast.blocks.views import Parts, View
+from holdfast.blocks.buffered.blockstate import NOT_IN_MEMORY, BlockState, Claim, check_move, check_name
+from holdfast.blocks.buffered.slabs import Hold, MemoryUser, SlabPool
+from holdfast.blocks.buffered.views import Parts, Pinned, View
 from holdfast.errors import BlockFailure, BlockStateError
 from holdfast.values import BLOCK_LIMIT_BYTES, Locator
-
-
-class BlockState(Enum):
-    """Where a block is on its way; see the module."""
-
-    WRITABLE = "writable"
-    PENDING = "pending"
-    COMMITTED = "committed"
-    ERROR = "failed"
-    DELETED = "deleted"
-
-
-LEGAL_MOVES = MappingProxyType(
-    {
-        BlockState.WRITABLE: frozenset({BlockState.PENDING, BlockState.DELETED}),
-        BlockState.PENDING: frozenset({BlockState.COMMITTED, BlockState.ERROR, BlockState.DELETED}),
-        BlockState.COMMITTED: frozenset({BlockState.DELETED}),
-        BlockState.ERROR: frozenset({BlockState.PENDING, BlockState.DELETED}),
-        BlockState.DELETED: frozenset[BlockState](),
-    }
-)
-
-
-def check_move(current: BlockState, wanted: BlockState, block: object) -> None:
-    """Raise `BlockStateError` that names `block` unless one may go from `current` to `wanted`."""
-    if wanted not in LEGAL_MOVES[current]:
-        raise BlockStateError(
-            f"a {current.value} block does not become {wanted.value}",
-            place=str(block),
-            expected=" or ".join(sorted(state.value for state in LEGAL_MOVES[current])) or "no further step",
-            found=wanted.value,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What lies in a block: `length_bytes` from `offset_bytes` of it are those from `content_offset` of `owner`."""
-
-    owner: str
-    content_offset: int
-    offset_bytes: int
-    length_bytes: int
 
 
 class BufferBlock:
@@ -92,8 +41,8 @@ class BufferBlock:
         "owner",
         "sealed_early",
         "size_bytes",
-        "slab_count",
         "state",
+        "user",
     )
 
     def __init__(
@@ -104,13 +53,14 @@ class BufferBlock:
         *,
         content_offset: int = 0,
         hash_after_bytes: int = 0,
+        user: MemoryUser | None = None,
     ) -> None:
         self.owner = owner
+        self.user = user
         self.content_offset = content_offset
         self.limit_bytes = limit_bytes
         self.state = BlockState.WRITABLE
         self.size_bytes = 0
-        self.slab_count = 0
         self.locator: Locator | None = None
         self.error: BaseException | None = None
         self.sealed_early = False
@@ -129,6 +79,10 @@ class BufferBlock:
         error = self.error if self.state is BlockState.ERROR else None
         why = f": {error}" if error is not None else ""
         return f"{name} of {self.owner} ({self.state.value}{why})"
+
+    @property
+    def slab_count(self) -> int:
+        return len(self._slabs)
 
     @property
     def room_bytes(self) -> int:
@@ -160,19 +114,28 @@ class BufferBlock:
 
     def try_append(self, data: memoryview) -> int:
         """The same, but 0 when the block is sealed already."""
-        missing = self.slabs_missing(len(data))
-        slabs = self._pool.take(missing) if missing else []
+        slabs: list[memoryview] = []
         try:
-            with self._lock:
-                if self.state is not BlockState.WRITABLE:
-                    return 0
-                there = (self.slab_count + len(slabs)) * self._slab_bytes  # another thread may have taken some
-                count = min(len(data), self.room_bytes, there - self.size_bytes)
-                self._take_in(slabs, count)
-                self._copy_in(data[:count])
-                return count
-        finally:
+            missing = self.slabs_missing(len(data))
+            if missing:
+                self._pool.take(missing, user=self.user, into=slabs)
+            count = self._append(data, slabs)
             self._return_spare(slabs)
+        except BaseException as error:
+            self._pool.note(error)
+            self._return_spare(slabs)  # what an interrupt amid it, or before, has left
+            raise
+        return count
+
+    def _append(self, data: memoryview, slabs: list[memoryview]) -> int:
+        with self._lock:
+            if self.state is not BlockState.WRITABLE:
+                return 0
+            there = (len(self._slabs) + len(slabs)) * self._slab_bytes  # another thread may have taken some
+            count = min(len(data), self.room_bytes, there - self.size_bytes)
+            self._take_in(slabs, count)
+            self._copy_in(data[:count])
+            return count
 
     def append_whole(self, parts: Sequence[memoryview], claim_owner: str, slabs: list[memoryview]) -> int | None:
         """Copy all the parts in, as one content of `claim_owner`; returns where they begin.
@@ -205,18 +168,15 @@ class BufferBlock:
             raise BlockStateError("bytes are appended to a writable block only", place=str(self))
 
     def _slabs_missing(self, length_bytes: int) -> int:
-        end = self.size_bytes + length_bytes
-        if end > self.limit_bytes:
-            end = self.limit_bytes
-        return -(-end // self._slab_bytes) - self.slab_count
+        end = min(self.size_bytes + length_bytes, self.limit_bytes)
+        return -(-end // self._slab_bytes) - len(self._slabs)
 
     def _take_in(self, slabs: list[memoryview], length_bytes: int) -> None:
         count = self._slabs_missing(length_bytes)
         if count > 0:
-            taken = slabs[:count]
-            del slabs[:count]  # first: an interrupt between the two must not leave a slab with two owners
+            taken = slabs[:count]  # no call in these three lines: no interrupt leaves a slab with two owners, or none
+            del slabs[:count]
             self._slabs += taken
-            self.slab_count += count
 
     def _copy_in(self, data: memoryview) -> None:
         slab_bytes, start, end = self._slab_bytes, 0, len(data)
@@ -231,12 +191,15 @@ class BufferBlock:
                 self._hash_slabs(number + 1)
 
     def _hash_slabs(self, end: int) -> blake3:
-        hasher = self._hasher
+        """Take in whole slabs up to `end`. The hasher is put away while it works: one that was cut is never seen again."""
+        hasher, self._hasher = self._hasher, None
+        start = self._hashed_slabs if hasher is not None else 0
         if hasher is None:
-            hasher = self._hasher = blake3()
-        for slab in self._slabs[self._hashed_slabs : end]:
+            hasher = blake3()
+        for slab in self._slabs[start:end]:
             hasher.update(slab)
-        self._hashed_slabs = end
+        self._hashed_slabs = end  # no call from here on: both or none
+        self._hasher = hasher
         return hasher
 
     def _return_spare(self, slabs: list[memoryview]) -> None:
@@ -252,19 +215,28 @@ class BufferBlock:
             if self.state is BlockState.WRITABLE and self.size_bytes == 0:
                 raise BlockStateError("a block without bytes has no name", place=str(self))
             check_move(self.state, BlockState.PENDING, self)
-            if self.locator is None:
-                self.locator = self._named()
-            self._move(BlockState.PENDING, Hold.ON_ITS_WAY)
-            return self.locator
+            name = self._named()
+            self.locator = name  # no call in between: as long as bytes are taken there is no name
+            self.state = BlockState.PENDING
+            self._pool.set_hold(self, Hold.ON_ITS_WAY)
+            return name
 
     def _named(self) -> Locator:
         whole = self.size_bytes // self._slab_bytes
         hasher = self._hash_slabs(whole)
+        self._hasher = None  # the tail is for this name only; when it is interrupted, all is hashed anew
         tail = self.size_bytes - whole * self._slab_bytes
         if tail:
             hasher.update(self._slabs[whole][:tail])
-        self._hasher = None
         return Locator(hasher.digest(), self.size_bytes)
+
+    def check_name(self, parts: Sequence[memoryview]) -> None:
+        """Raise `IntegrityError` when its bytes are not those it is named by.
+
+        They are looked at only once there was an interrupt amid the filling of any block of the pool.
+        """
+        if self._pool.is_doubtful and self.locator is not None:
+            check_name(self.locator, parts, self.owner)
 
     def retry(self) -> bool:
         """ERROR → PENDING. False when it is in another state by now."""
@@ -289,22 +261,23 @@ class BufferBlock:
             return True
 
     def delete(self) -> bool:
-        """DELETED, from any state; its memory is given back. False when it was before."""
+        """DELETED, from any state; its memory is given back. False when it was before.
+
+        One that was interrupted is ended by another one.
+        """
         return self._end(BlockState.DELETED)
 
     def _end(self, state: BlockState) -> bool:
         with self._lock:
-            if self.state is BlockState.DELETED:
-                return False
-            if self.is_writable and self._pins == 0 and state is BlockState.DELETED:
-                self._give_back()  # the pool knows of no hold
-            else:
-                check_move(self.state, state, self)
-                self._let_go()
-            self.state = state
-            self._claims.clear()
-            self._hasher = None
-            return True
+            is_first = self.state is not BlockState.DELETED
+            if is_first:
+                if state is not BlockState.DELETED:
+                    check_move(self.state, state, self)
+                self.state = state  # first: nobody looks at memory that may be another block's
+                self._claims.clear()
+                self._hasher = None
+            self._let_go()
+            return is_first
 
     def _move(self, state: BlockState, hold: Hold) -> None:
         check_move(self.state, state, self)
@@ -312,17 +285,10 @@ class BufferBlock:
         self._pool.set_hold(self, hold)
 
     def _let_go(self) -> None:
-        if not self._slabs:
-            return
-        self._pool.set_hold(self, Hold.PINNED if self._pins else None)
-        if self._pins == 0:
-            self._give_back()
-
-    def _give_back(self) -> None:
-        slabs, self._slabs = self._slabs, []  # first, as in `_take_in`
-        self.slab_count = 0
-        if slabs:
-            self._pool.give_back(slabs)
+        if self._slabs:
+            self._pool.set_hold(self, Hold.PINNED if self._pins else None)
+            if self._pins == 0:
+                self._pool.give_back(self._slabs)
 
     # -- looking
 
@@ -331,25 +297,38 @@ class BufferBlock:
 
         Raises `ValueError` when the block has no such bytes (yet).
         """
-        with self._lock:
-            if offset < 0 or length < 0 or offset + length > self.size_bytes:
-                raise ValueError(f"bytes {offset} to {offset + length} of {self}")
-            if self.state is BlockState.COMMITTED or self.state is BlockState.DELETED:
-                return None
-            slab_bytes = self._slab_bytes
-            number, inside = divmod(offset, slab_bytes)
-            if inside + length <= slab_bytes and length:
-                self._pins += 1
-                return View(self._slabs[number][inside : inside + length].toreadonly(), self._unpin)
-            return View(memoryview(b"".join(self._ranges(offset, length))))
+        view: View | None = None
+        try:
+            with self._lock:
+                if offset < 0 or length < 0 or offset + length > self.size_bytes:
+                    raise ValueError(f"bytes {offset} to {offset + length} of {self}")
+                if self.state in NOT_IN_MEMORY:
+                    return None
+                number, inside = divmod(offset, self._slab_bytes)
+                if not length or inside + length > self._slab_bytes:
+                    return View(memoryview(b"".join(self._ranges(offset, length))))
+                view = View(self._slabs[number][inside : inside + length].toreadonly(), self._unpin)
+                self._pins += 1  # last: what is pinned has a view that ends it
+            return view
+        except BaseException:
+            if view is not None:
+                view.release()
+            raise
 
     def parts(self) -> Parts:
         """All its bytes. Raises `BlockStateError` when they are in memory no more."""
-        with self._lock:
-            if self.state is BlockState.COMMITTED or self.state is BlockState.DELETED:
-                raise BlockStateError("the bytes are in memory no more", place=str(self))
-            self._pins += 1
-            return Parts(self._ranges(0, self.size_bytes), self._unpin)
+        parts: Parts | None = None
+        try:
+            with self._lock:
+                if self.state in NOT_IN_MEMORY:
+                    raise BlockStateError("the bytes are in memory no more", place=str(self))
+                parts = Parts(self._ranges(0, self.size_bytes), self._unpin)
+                self._pins += 1
+            return parts
+        except BaseException:
+            if parts is not None:
+                parts.release()
+            raise
 
     def _ranges(self, offset: int, length: int) -> list[memoryview]:
         slab_bytes, end, found = self._slab_bytes, offset + length, list[memoryview]()
@@ -360,8 +339,10 @@ class BufferBlock:
             offset += count
         return found
 
-    def _unpin(self) -> None:
+    def _unpin(self, pinned: Pinned) -> None:
         with self._lock:
-            self._pins -= 1
-            if self._pins == 0 and self.state in (BlockState.COMMITTED, BlockState.DELETED):
+            if pinned.is_pinned:
+                pinned.is_pinned = False
+                self._pins -= 1
+            if self._pins == 0 and self.state in NOT_IN_MEMORY:
                 self._let_go()

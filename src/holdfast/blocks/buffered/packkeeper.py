@@ -1,8 +1,9 @@
 """The block manager's keeper on local disks: blocks in packs, told to the catalog's sink when they are durable.
 
 The order is that of a group commit without names: blocks appended, pack synced, sink told. A pack that is full is
-sealed by the sync that makes its last blocks durable. After a failed sync the pack is left as it is, for nobody knows
-what the disk holds of it: its blocks go into a new one, and `recover_packs` adopts the old one at the next start.
+sealed by the sync that makes its last blocks durable. After a failed sync nobody knows what the disk holds of a pack: its
+blocks go into a new one. The old one is left to `recover_packs`, which adopts it at the next start, or removed at once if
+nobody was ever told of anything in it. A pack that is synced, and only could not be told of, is told of again.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from holdfast.blocks.buffered.keeper import KeeperUser, check_epoch
 from holdfast.blocks.fence import Fence, Pass
 from holdfast.blocks.manifest import Manifest
 from holdfast.blocks.packfile import PackReader, PackWriter
 from holdfast.blocks.packformat import RecordType
 from holdfast.blocks.reader import READ_BYTES, BlockIndex
 from holdfast.blocks.store import DurableGroup, GroupSink
-from holdfast.errors import IntegrityError
+from holdfast.errors import BlockError, IntegrityError
 from holdfast.values import BlockPlace, Locator
 
 KEPT_PLACES = 4096
 """So many places are remembered for reading; the index is asked for others."""
+
+UNTOLD_GROUPS = 64
+"""When so many groups are durable and the sink has not taken them, no block is taken before it does."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +42,7 @@ class _OpenPack:
     new: dict[Locator, BlockPlace] = field(default_factory=dict[Locator, BlockPlace])
     is_full: bool = False
     is_torn: bool = False
+    is_told: bool = False  # somebody was told of a block in it, or is about to be
 
 
 class PackKeeper:
@@ -44,8 +50,8 @@ class PackKeeper:
 
     `index` and `sink` are asked and told from any thread, never two tellings at once. A pass of the `fence` is held from
     begin to end, so that no block that was found here is given up before the caller has named it; who keeps a keeper for
-    long says now and then that all was `named`. Leaving the block without an exception seals the pack; leaving it with one only closes it. What was put and never
-    synced is named by nobody.
+    long says now and then that all was `named`. Leaving the block without an exception seals the pack; leaving it with
+    one only closes it. What was put and never synced is named by nobody.
     """
 
     cheap_ranges = True
@@ -66,7 +72,11 @@ class PackKeeper:
         self._index = index
         self._sink = sink
         self._fence = fence
+        self._naming = threading.Lock()  # the pass and those who look for blocks under it
         self._held: Pass | None = None
+        self._users: dict[KeeperUser, None] = {}
+        self._is_closed = False
+        self._epoch = 0
         self._lock = threading.Lock()  # the packs below; held while a block is appended, not while one is synced
         self._sync_lock = threading.Lock()
         self._pack: _OpenPack | None = None
@@ -96,10 +106,44 @@ class PackKeeper:
         return self._index.find_block_to_name(locator) is not None
 
     def named(self) -> None:
-        """Whatever was found or stored until now is named durably, or never will be: no collector need wait for it."""
-        held, self._held = self._held, self._fence.take_pass()
+        """Whatever was found or stored until now is named durably, or never will be: no collector need wait for it.
+
+        Raises `BlockError` when something is not whole yet that may rest on blocks found before, and keeps the pass.
+        """
+        with self._naming:
+            if self._is_closed:
+                raise BlockError("the keeper is closed", place=str(self._folder))
+            fresh = self._fence.take_pass()  # before the look: what is begun after it finds blocks under this one
+            try:
+                self._check_finished()
+            except BaseException:
+                fresh.end()
+                raise
+            held, self._held = self._held, fresh
         if held is not None:
             held.end()
+
+    def _check_finished(self) -> None:
+        unfinished = [found for user in self._users if (found := user.unfinished()) is not None]
+        if unfinished:
+            raise BlockError(
+                "not all is named yet",
+                place=str(self._folder),
+                found=f"{unfinished[0]} is still being written",
+                hint="close or abandon every content and pass a barrier first",
+            )
+
+    def join(self, user: KeeperUser) -> None:
+        with self._naming:
+            self._users[user] = None
+
+    def leave(self, user: KeeperUser) -> None:
+        with self._naming:
+            self._users.pop(user, None)
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
 
     def _open_packs(self) -> list[_OpenPack]:
         return [*self._full, self._pack] if self._pack is not None else self._full
@@ -108,8 +152,16 @@ class PackKeeper:
         return any(place.locator == locator for group in self._to_tell for place in group.blocks)
 
     def put(self, locator: Locator, parts: Sequence[memoryview]) -> None:
-        """As the protocol says; each part but the last must be of whole pieces of 64 KiB."""
+        """As the protocol says; each part but the last must be of whole pieces of 64 KiB.
+
+        Raises what the sink raises when it has not taken very much that is durable.
+        """
+        if len(self._to_tell) >= UNTOLD_GROUPS:
+            with self._sync_lock:
+                self._tell()
         with self._lock:
+            if self._is_closed:
+                raise BlockError("the keeper is closed", place=str(self._folder))
             pack = self._current()
             try:
                 offset = pack.writer.append_parts(RecordType.BLOCK, locator.blake3, parts)
@@ -138,18 +190,22 @@ class PackKeeper:
         self._full.append(pack)
         self._pack = None
 
-    def sync(self) -> None:
-        """As the protocol says: packs synced, then the sink told of their blocks, then full packs sealed."""
+    def sync(self, epoch: int | None = None) -> None:
+        """As the protocol says: packs synced, then the sink told of their blocks, then full packs sealed.
+
+        Without an epoch it is for whoever has put nothing himself.
+        """
         with self._sync_lock:
+            check_epoch(epoch, self._epoch)
             with self._lock:
                 packs = list(self._open_packs())
-            try:
-                for pack in packs:
+            for pack in packs:
+                try:
                     self._sync_pack(pack)
-                self._tell()
-            except BaseException:
-                self._abandon()
-                raise
+                except BaseException:
+                    self._abandon([pack])
+                    raise
+            self._tell()
             self._seal_full(packs)
 
     def _sync_pack(self, pack: _OpenPack) -> None:
@@ -159,6 +215,7 @@ class PackKeeper:
             return
         pack.writer.sync()
         with self._lock:
+            pack.is_told = True  # first: from here on it stays
             self._to_tell.append(DurableGroup(pack.writer.pack_id, places, Manifest((), ()), pack_bytes))
             for place in places:
                 del pack.new[place.locator]
@@ -182,12 +239,15 @@ class PackKeeper:
             pack.writer.seal()
             self._sink.pack_sealed(pack.writer.pack_id, pack.writer.size_bytes, pack.writer.block_bytes)
 
-    def _abandon(self) -> None:
+    def _abandon(self, packs: Sequence[_OpenPack]) -> None:
+        """Give packs up, and what of them is not durable: whoever has put it hears of it when he syncs."""
         with self._lock:
-            for pack in self._open_packs():
-                pack.writer.close()
-            self._pack = None
-            self._full.clear()
+            self._epoch += 1
+            self._full = [pack for pack in self._full if pack not in packs]
+            if self._pack in packs:
+                self._pack = None
+        for pack in packs:
+            pack.writer.close() if pack.is_told else pack.writer.discard()
 
     def seal(self) -> None:
         """Make durable what was put, and seal the pack; the next block begins another."""
@@ -198,9 +258,15 @@ class PackKeeper:
 
     def close(self) -> None:
         """Close every file. What is not synced is not kept; a second time does nothing."""
-        self._abandon()
-        if self._held is not None:
-            self._held.end()
+        with self._lock:
+            self._is_closed = True
+            packs = list(self._open_packs())
+        for pack in packs:
+            pack.is_told = True  # nothing has failed: what the disk has of it may be adopted
+        self._abandon(packs)
+        with self._naming:
+            if self._held is not None:
+                self._held.end()
         with self._reading:
             readers, self._readers = self._readers, []
         for reader in readers:

@@ -9,14 +9,14 @@ import uuid
 from pathlib import Path
 
 import pytest
-from tests.unit.blocks.blockkit import PATIENCE_S, Thread, descriptors, interrupted, locator_of, noise
+from tests.unit.blocks.buffered.blockkit import PATIENCE_S, Thread, descriptors, interrupted, locator_of, noise
 from tests.unit.blocks.kit import FENCE, VAULT_ID, MemoryStore
 
 from holdfast import durable
 from holdfast.blocks import BlockManager, DurableGroup, Fence, PackKeeper, SlabPool, recover_packs
-from holdfast.blocks.committer import Backoff
+from holdfast.blocks.buffered.committer import Backoff
 from holdfast.blocks.packfile import PackWriter
-from holdfast.errors import CapacityError, IntegrityError
+from holdfast.errors import BlockError, CapacityError, IntegrityError
 from holdfast.values import BlockPlace, Locator
 
 pytestmark = pytest.mark.timeout(60)
@@ -269,7 +269,7 @@ def test_a_block_that_was_moved_to_another_pack_is_found_there(tmp_path: Path) -
 
 
 def test_only_the_places_used_last_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.blocks.packkeeper.KEPT_PLACES", 3)
+    monkeypatch.setattr("holdfast.blocks.buffered.packkeeper.KEPT_PLACES", 3)
     store = MemoryStore()
     with keeper_for(tmp_path, store) as keeper:
         locators = [put(keeper, noise(9, seed)) for seed in range(10)]
@@ -340,3 +340,196 @@ def test_a_disk_that_was_full_is_used_again(tmp_path: Path, monkeypatch: pytest.
         with manager.read(segment.locator) as found:
             assert found == noise(5 * PIECE)
     assert isinstance(store.blocks[segment.locator], BlockPlace)
+
+
+class FailingDisk:
+    """Syncs of files fail while it `fails`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int = errno.EIO) -> None:
+        self.fails, self.number, self.real_sync = False, number, durable.sync_file
+        monkeypatch.setattr(durable, "sync_file", self.sync)
+
+    def sync(self, descriptor: int) -> None:
+        if self.fails:
+            raise OSError(self.number, "no")
+        self.real_sync(descriptor)
+
+
+@pytest.mark.parametrize("is_seal", [False, True])
+def test_law_1_whoever_put_before_a_sync_failed_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_seal: bool
+) -> None:
+    """The sync, or the sealing of the pack, was somebody else's."""
+    store, disk = MemoryStore(), FailingDisk(monkeypatch)
+    with keeper_for(tmp_path, store) as keeper:
+        epoch = keeper.epoch
+        put(keeper, b"mine")
+        disk.fails = True
+        with pytest.raises(OSError, match="no"):
+            keeper.seal() if is_seal else keeper.sync(epoch)
+        disk.fails = False
+        with pytest.raises(BlockError, match="lost, as a sync has failed since"):
+            keeper.sync(epoch)
+        assert store.blocks == {}
+        put(keeper, b"mine")
+        keeper.sync(keeper.epoch)
+        assert set(store.blocks) == {locator_of(b"mine")}
+    check_kept(tmp_path, store, [b"mine"])
+
+
+def test_law_1_two_managers_share_a_keeper_whose_sync_fails_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, disk, was_put, go_on = MemoryStore(), FailingDisk(monkeypatch), threading.Event(), threading.Event()
+    with keeper_for(tmp_path, store) as keeper:
+        real_put = keeper.put
+
+        def slow_put(locator: Locator, parts: list[memoryview]) -> None:
+            real_put(locator, parts)
+            was_put.set()
+            assert go_on.wait(PATIENCE_S)
+
+        keeper.put = slow_put  # type: ignore[method-assign]
+        with BlockManager(keeper, pool=SlabPool(8 * PIECE), workers=1, pause=lambda _: None) as manager:
+            content = manager.content("night.dat")
+            content.write(noise(2 * PIECE))
+            closing = Thread(content.close)
+            assert was_put.wait(PATIENCE_S)
+            disk.fails = True
+            with pytest.raises(OSError, match="no"):
+                keeper.seal()
+            disk.fails = False
+            go_on.set()
+            segments = closing.join_result()
+            assert [segment.locator for segment in segments] == list(store.blocks)  # type: ignore[attr-defined]
+            with manager.read(locator_of(noise(2 * PIECE))) as data:
+                assert data == noise(2 * PIECE)
+    check_kept(tmp_path, store, [noise(2 * PIECE)])
+
+
+def test_a_full_disk_that_is_tried_often_is_not_filled_with_packs_of_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, disk = MemoryStore(), FailingDisk(monkeypatch, errno.ENOSPC)
+    with keeper_for(tmp_path, store) as keeper:
+        put(keeper, b"told")
+        keeper.sync()
+        disk.fails = True
+        for _ in range(5):
+            put(keeper, noise(PIECE))
+            with pytest.raises(CapacityError, match="the disk is full"):
+                keeper.sync()
+        assert len(list(tmp_path.iterdir())) == 1  # that in which something was told
+        disk.fails = False
+        put(keeper, noise(PIECE))
+    check_kept(tmp_path, store, [b"told", noise(PIECE)])
+
+
+def test_a_pack_that_is_synced_is_not_given_up_when_another_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    real_sync, failing = durable.sync_file, list[int]()
+
+    def sync(descriptor: int) -> None:
+        if len(failing) == 1:
+            failing.append(descriptor)
+            raise OSError(errno.EIO, "no")
+        failing.append(descriptor)
+        real_sync(descriptor)
+
+    with keeper_for(tmp_path, store, pack_bytes=PIECE) as keeper:
+        put(keeper, noise(PIECE, 1))
+        put(keeper, noise(PIECE, 2))
+        monkeypatch.setattr(durable, "sync_file", sync)
+        with pytest.raises(OSError, match="no"):
+            keeper.sync()
+        assert [keeper.has(locator_of(noise(PIECE, seed))) for seed in (1, 2)] == [True, False]
+        put(keeper, noise(PIECE, 2))
+        keeper.sync()
+    check_kept(tmp_path, store, [noise(PIECE, 1), noise(PIECE, 2)])
+
+
+def test_law_9_what_the_sink_does_not_take_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.blocks.buffered.packkeeper.UNTOLD_GROUPS", 3)
+    store, taken = MemoryStore(), 0
+    real_told = store.group_durable
+
+    def refuse(_: DurableGroup) -> None:
+        raise OSError("the catalog is busy")
+
+    store.group_durable = refuse  # type: ignore[method-assign]
+    with keeper_for(tmp_path, store) as keeper:
+        epoch = keeper.epoch
+        for seed in range(10):
+            try:
+                put(keeper, noise(9, seed))
+                taken += 1
+                keeper.sync(epoch)
+            except OSError as error:
+                assert "busy" in str(error)  # noqa: PT017
+        assert (taken, len(keeper._to_tell), keeper.epoch) == (3, 3, epoch)
+        store.group_durable = real_told  # type: ignore[method-assign]
+        put(keeper, noise(9, 9))
+        keeper.sync(epoch)
+    assert len(list(tmp_path.iterdir())) == 1
+    check_kept(tmp_path, store, [noise(9, seed) for seed in (0, 1, 2, 9)])
+
+
+def test_law_3_an_interrupt_after_the_sync_leaves_a_pack_that_may_be_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+
+    class Groups(list[DurableGroup]):
+        def append(self, group: DurableGroup) -> None:
+            super().append(group)
+            raise KeyboardInterrupt
+
+    with keeper_for(tmp_path, store) as keeper:
+        put(keeper, b"abc")
+        keeper._to_tell = Groups()
+        with interrupted(KeyboardInterrupt):
+            keeper.sync()
+        keeper.sync()
+        assert keeper.fetch(locator_of(b"abc"), 0, 3) == b"abc"
+    check_kept(tmp_path, store, [b"abc"])
+
+
+def test_a_closed_keeper_takes_nothing(tmp_path: Path) -> None:
+    with keeper_for(tmp_path, MemoryStore()) as keeper:
+        keeper.close()
+        with pytest.raises(BlockError, match="the keeper is closed"):
+            put(keeper, b"late")
+        with pytest.raises(BlockError, match="the keeper is closed"):
+            keeper.named()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_keeper_does_not_call_named_what_is_still_being_written(tmp_path: Path) -> None:
+    store, fence = MemoryStore(), Fence(tmp_path / "fence")
+    with keeper_for(tmp_path, store, fence=fence) as keeper:
+        with BlockManager(keeper, pool=SlabPool(8 * PIECE)) as manager:
+            content = manager.content("night.dat")
+            content.write(b"abc")
+            fence.raise_to(1)
+            with pytest.raises(BlockError, match=r"not all is named yet.*night\.dat is still being written"):
+                keeper.named()
+            assert not fence.is_clear(1)
+            content.close()
+            keeper.named()
+            assert fence.is_clear(1)
+        fence.raise_to(2)
+        keeper.named()  # the manager has ended
+        assert fence.is_clear(2)
+
+
+def test_passes_are_not_lost_when_several_threads_say_that_all_is_named(tmp_path: Path) -> None:
+    fence = Fence(tmp_path / "fence")
+    with keeper_for(tmp_path, MemoryStore(), fence=fence) as keeper:
+        before = descriptors()
+        for thread in [Thread(lambda: [keeper.named() for _ in range(50)]) for _ in range(4)]:
+            thread.join_result()
+        assert descriptors() == before
+    fence.raise_to(1)
+    assert fence.is_clear(1)

@@ -8,10 +8,11 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.blocks.blockkit import PATIENCE_S, SLAB, Thread, pool_of
+from tests.unit.blocks.buffered.blockkit import PATIENCE_S, SLAB, Thread, pool_of
 
-from holdfast.blocks import slabs
-from holdfast.blocks.slabs import ARENA_BYTES, Hold, Holder, SlabPool, choose_fullest, process_pool
+from holdfast.blocks.buffered import slabs
+from holdfast.blocks.buffered.slabs import ARENA_BYTES, Hold, Holder, SlabPool, choose_fullest, process_pool
+from holdfast.blocks.buffered.waiting import Bell
 from holdfast.errors import MemoryBudgetError
 
 pytestmark = pytest.mark.timeout(30)
@@ -79,9 +80,9 @@ class Line(slabs.SlabPool):
         super().__init__(count * SLAB, slab_bytes=SLAB, patience_s=patience_s)
         self.waiting = threading.Semaphore(0)
 
-    def _wait_for_change(self, turn: threading.Condition, count: int, seen: int) -> None:
+    def _wait_for_change(self, turn: Bell, ticket: threading.Lock) -> None:
         self.waiting.release()
-        super()._wait_for_change(turn, count, seen)
+        super()._wait_for_change(turn, ticket)
 
     def wait_until_somebody_waits(self) -> None:
         assert self.waiting.acquire(timeout=PATIENCE_S)
@@ -104,6 +105,8 @@ def test_who_comes_first_is_served_first_even_when_he_wants_more() -> None:
 
 
 class Block:
+    user = None
+
     def __init__(self, name: str, slab_count: int) -> None:
         self.name, self.slab_count = name, slab_count
 
@@ -124,6 +127,9 @@ class User:
 
     def add(self, name: str, count: int) -> None:
         self.writable[Block(name, count)] = self.pool.take(count)
+
+    def check(self) -> None:
+        pass
 
     def writable_blocks(self) -> list[Holder]:
         return list(self.writable)

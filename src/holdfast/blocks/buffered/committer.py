@@ -3,19 +3,22 @@
 Workers take blocks from a bounded line, put them, and sync when the line is empty or much was put. Only then is a
 block COMMITTED, so its memory is there for another try until the keeper has it durably. Equal blocks on their way are
 one flight, put once. A block that fails is put again after a pause that grows; when its tries are used up it is in
-ERROR until somebody asks to try again. What goes into a block, and who writes, is not known here.
+ERROR until somebody asks to try again. What was put and then lost, because somebody else's sync of the same keeper
+failed, is put again. What goes into a block, and who writes, is not known here.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.blocks.bufferblock import BlockState, BufferBlock
-from holdfast.blocks.keeper import BlockKeeper
-from holdfast.errors import BlockError, BlockStateError
+from holdfast.blocks.buffered.blockstate import BlockState
+from holdfast.blocks.buffered.bufferblock import BufferBlock
+from holdfast.blocks.buffered.keeper import BlockKeeper
+from holdfast.blocks.buffered.line import Flight, Line
+from holdfast.blocks.buffered.waiting import Bell, Trust
+from holdfast.errors import BlockStateError
 from holdfast.values import Locator
 
 SYNC_BYTES = 64 * 1024 * 1024
@@ -35,65 +38,6 @@ class Backoff:
         return min(self.first_pause_s * self.factor ** (tries_done - 1), self.longest_pause_s)
 
 
-@dataclass(slots=True, eq=False)
-class Flight:
-    """Equal blocks on their way together."""
-
-    locator: Locator
-    blocks: list[BufferBlock]
-    tries: int = 0
-
-    def source(self) -> BufferBlock | None:
-        """A block that has the bytes still, or None when nobody wants them any more."""
-        return next((block for block in self.blocks if block.state is not BlockState.DELETED), None)
-
-
-class Line:
-    """Jobs for the workers, in order. Bounded by those who wait for room before they put something in."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._jobs: deque[Flight | None] = deque()
-        self._is_closed = False
-
-    def wait_for_room(self) -> None:
-        """Wait until fewer jobs wait than the limit. Raises `BlockError` when the line is closed."""
-        with self._lock:
-            while len(self._jobs) >= self._limit and not self._is_closed:
-                self._changed.wait()
-            if self._is_closed:
-                raise BlockError("the block manager is stopped")
-
-    def put(self, job: Flight | None) -> None:
-        """Add a job, `None` for a sync, without waiting; nothing when the line is closed."""
-        with self._lock:
-            if not self._is_closed:
-                self._jobs.append(job)
-                self._changed.notify_all()
-
-    def take(self) -> tuple[Flight | None] | None:
-        """The next job, as soon as there is one; None when the line is closed."""
-        with self._lock:
-            while not self._jobs and not self._is_closed:
-                self._changed.wait()
-            if self._is_closed:
-                return None
-            self._changed.notify_all()
-            return (self._jobs.popleft(),)
-
-    def is_empty(self) -> bool:
-        return not self._jobs
-
-    def close(self) -> None:
-        """Drop what waits, and let nobody wait any more."""
-        with self._lock:
-            self._is_closed = True
-            self._jobs.clear()
-            self._changed.notify_all()
-
-
 class Committer:
     """Owns the workers. `gather` is called when a sync was requested and none is running: it seals and submits what
     has come together by then, so that all who asked meanwhile share one sync.
@@ -109,23 +53,24 @@ class Committer:
         line_limit: int,
         backoff: Backoff,
         gather: Callable[[], None],
-        pause: Callable[[float], None] | None = None,
+        pause: Callable[[float], object] | None = None,
+        trust: Trust | None = None,
     ) -> None:
         self._keeper = keeper
         self._backoff = backoff
         self._gather = gather
-        self._stopping = threading.Event()
+        self._trust = trust or Trust()
+        self._is_stopping = False
+        self._until_stop = threading.Lock()
+        self._until_stop.acquire()
         self._pause = pause or self._wait_or_stop
-        self._line = Line(line_limit)
+        self._line = Line(line_limit, self._trust)
         self._lock = threading.Lock()
-        self._settled = threading.Condition(self._lock)
+        self._settled = Bell()
         self._sync_lock = threading.Lock()
         self._flights: dict[Locator, Flight] = {}
         self._unsynced: list[Flight] = []
-        self._unsynced_bytes = 0
         self._failed: dict[BufferBlock, None] = {}
-        self._lost_syncs = 0
-        self._sync_requested = False
         self._is_store_down = False
         self._threads = [
             # daemons: whoever interrupts even `stop` shall not wait for them; what they were told of is durable or unsaid
@@ -138,20 +83,39 @@ class Committer:
             thread.start()
 
     def stop(self) -> None:
-        """End the workers after what each has in hand; blocks that are not durable by then are deleted."""
-        self._stopping.set()
-        self._line.close()
-        for thread in self._threads:
-            if thread.ident is not None:
-                thread.join()
+        """End the workers after what each has in hand; blocks that are not durable by then are deleted.
+
+        Interrupted, it has deleted them all the same, and a second call waits for the workers again.
+        """
+        try:
+            self._tell_stop()
+            for thread in self._threads:
+                if thread.ident is not None:
+                    thread.join()
+            self._let_go()
+        except BaseException:
+            self._tell_stop()
+            self._let_go()
+            raise
+
+    def _tell_stop(self) -> None:
         with self._lock:
-            left = [block for flight in self._flights.values() for block in flight.blocks] + list(self._failed)
+            if not self._is_stopping:
+                self._is_stopping = True
+                self._until_stop.release()
+        self._line.close()
+
+    def _let_go(self) -> None:
+        with self._lock:
+            for flight in self._flights.values():
+                for block in flight.blocks:
+                    block.delete()
+            for block in self._failed:
+                block.delete()
             self._flights.clear()
             self._unsynced.clear()
             self._failed.clear()
-            for block in left:
-                block.delete()
-            self._settled.notify_all()
+        self._settled.ring()
 
     # -- asked by those who write
 
@@ -160,44 +124,66 @@ class Committer:
         self._line.wait_for_room()
 
     def submit(self, block: BufferBlock) -> None:
-        """A PENDING block shall be brought to the keeper. Never waits; deleted at once when the committer is stopped."""
-        assert block.locator is not None, "a pending block has its name"
+        """A PENDING block shall be brought to the keeper. Never waits; deleted at once when the committer is stopped.
+
+        It may be called again for a block whose call was interrupted.
+        """
         with self._lock:
-            if self._stopping.is_set():
+            if self._is_stopping:
                 block.delete()
-                return
-            flight = self._flights.get(block.locator)
-            if flight is not None:
-                flight.blocks.append(block)
-                return
-            flight = self._flights[block.locator] = Flight(block.locator, [block])
+            elif block.state is BlockState.PENDING:
+                self._enqueue(block)
+        if self._is_stopping:
+            self._settled.ring()
+
+    def _enqueue(self, block: BufferBlock) -> None:
+        assert block.locator is not None, "a pending block has its name"
+        flight = self._flights.get(block.locator)
+        if flight is None:
+            flight = self._flights[block.locator] = Flight(block.locator, [])
+        if block not in flight.blocks:
+            flight.blocks.append(block)
         self._line.put(flight)
 
     def request_sync(self) -> None:
         """Have a worker gather and sync soon. Requests that come before it begins are one."""
-        with self._lock:
-            if self._sync_requested:
-                return
-            self._sync_requested = True
         self._line.put(None)
 
-    def retry_failed(self, blocks: Iterable[BufferBlock] | None = None) -> None:
+    def retry_failed(self, blocks: Sequence[BufferBlock] | None = None) -> None:
         """Send failed blocks on their way again, all of them or those given."""
-        with self._lock:
-            chosen = [block for block in (self._failed if blocks is None else blocks) if block in self._failed]
-            for block in chosen:
-                del self._failed[block]
-                self._is_store_down = False
-            chosen = [block for block in chosen if block.retry()]
-        for block in chosen:
-            self.submit(block)
+        if not self._failed:
+            return
+        try:
+            self._retry(blocks)
+        except BaseException as error:
+            try:
+                self._retry(blocks)  # to its end
+            except BaseException:
+                self._trust.lost = error
+                raise
+            raise
+
+    def _retry(self, blocks: Sequence[BufferBlock] | None) -> None:
+        with self._lock:  # in one: nobody who looks sees a block in neither place
+            for block in list(self._failed if blocks is None else blocks):
+                if block in self._failed:
+                    self._is_store_down = False
+                    if block.retry() or block.state is BlockState.PENDING:
+                        self._enqueue(block)
+                    self._failed.pop(block, None)
 
     def wait_settled(self, blocks: Iterable[BufferBlock]) -> None:
-        """Wait until none of the blocks is on its way, or about to be sealed by somebody."""
+        """Wait until none of the blocks is on its way; one that is WRITABLE is to be sealed when things are gathered."""
         for block in blocks:
-            with self._lock:
-                while block.state in (BlockState.WRITABLE, BlockState.PENDING):
-                    self._settled.wait()
+            self._settled.until(lambda block=block: self._is_settled(block))
+
+    def _is_settled(self, block: BufferBlock) -> bool | None:
+        if block.state not in (BlockState.WRITABLE, BlockState.PENDING):
+            return True
+        self._trust.check()
+        if block.state is BlockState.WRITABLE:
+            self.request_sync()
+        return None
 
     def pending(self) -> list[BufferBlock]:
         with self._lock:
@@ -211,21 +197,21 @@ class Committer:
         """The block was deleted; whoever waits for it need not."""
         with self._lock:
             self._failed.pop(block, None)
-            self._settled.notify_all()
+        self._settled.ring()
 
     def find(self, locator: Locator) -> BufferBlock | None:
         """A block of this name that is on its way or has failed."""
-        flight = self._flights.get(locator)
-        if flight is not None:
-            return flight.source()
-        if not self._failed:
-            return None
-        return next((block for block in self.failed() if block.locator == locator), None)
+        with self._lock:
+            flight = self._flights.get(locator)
+            if flight is not None:
+                return flight.source()
+            return next((block for block in self._failed if block.locator == locator), None)
 
     # -- the workers
 
     def _wait_or_stop(self, pause_s: float) -> None:
-        self._stopping.wait(pause_s)
+        if self._until_stop.acquire(timeout=pause_s):
+            self._until_stop.release()  # the next one does not wait, either
 
     def _work(self) -> None:
         while (job := self._line.take()) is not None:
@@ -239,20 +225,17 @@ class Committer:
 
     def _gather_requested(self) -> None:
         with self._sync_lock:
-            with self._lock:
-                self._sync_requested = False
+            self._line.done(None)
             self._gather()
 
     def _is_much_unsynced(self) -> bool:
-        return self._unsynced_bytes >= SYNC_BYTES
+        with self._lock:
+            return sum(flight.locator.size_bytes for flight in self._unsynced) >= SYNC_BYTES
 
     def _put(self, flight: Flight) -> None:
         """Put a flight, as often as it takes and may."""
-        while True:
-            lost_syncs = self._lost_syncs
-            source = self._source_or_drop(flight)
-            if source is None:
-                return
+        while (source := self._source_or_drop(flight)) is not None:
+            flight.epoch = self._keeper.epoch  # before anything is looked for or put in it
             try:
                 self._put_once(flight.locator, source)
             except BlockStateError:
@@ -263,27 +246,31 @@ class Committer:
                     return
                 continue
             with self._lock:
-                if lost_syncs == self._lost_syncs:  # else a sync failed meanwhile and may have lost it
-                    self._unsynced.append(flight)
-                    self._unsynced_bytes += flight.locator.size_bytes
-                    return
+                self._unsynced.append(flight)
+            return
 
     def _source_or_drop(self, flight: Flight) -> BufferBlock | None:
         with self._lock:
             source = flight.source()
             if source is None:
-                del self._flights[flight.locator]
+                self._flights.pop(flight.locator, None)
+                self._line.done(flight)
             return source
 
     def _put_once(self, locator: Locator, source: BufferBlock) -> None:
         if not self._keeper.has(locator):
             with source.parts() as parts:
+                source.check_name(parts)
                 self._keeper.put(locator, parts)
 
-    def _may_try_again(self, flight: Flight) -> bool:
-        """Count a try; pause, if there is another one. While the store is down, one try each is enough."""
+    def _is_last_try(self, flight: Flight) -> bool:
+        """Count a try. While the store is down, one each is enough."""
         flight.tries += 1
-        if self._stopping.is_set() or self._is_store_down or flight.tries >= self._backoff.tries:
+        return self._is_stopping or self._is_store_down or flight.tries >= self._backoff.tries
+
+    def _may_try_again(self, flight: Flight) -> bool:
+        """Count a try; pause, if there is another one."""
+        if self._is_last_try(flight):
             self._is_store_down = True
             return False
         self._pause(self._backoff.pause_s(flight.tries))
@@ -291,48 +278,50 @@ class Committer:
 
     def _sync(self) -> None:
         with self._sync_lock:
+            epoch = self._keeper.epoch
             with self._lock:
-                batch = list(self._unsynced)
+                batch = [flight for flight in self._unsynced if flight.epoch == epoch]
+                lost = [flight for flight in self._unsynced if flight.epoch != epoch]
+                self._unsynced = batch.copy()
+            self._put_in_line(lost)  # somebody else's sync has failed
             if not batch:
                 return
             try:
-                self._keeper.sync()
+                self._keeper.sync(epoch)
             except BaseException as error:  # noqa: BLE001 - kept by the blocks; the next barrier raises it
                 self._sync_failed(error)
                 return
             self._is_store_down = False
             with self._lock:
                 del self._unsynced[: len(batch)]
-                self._unsynced_bytes -= sum(flight.locator.size_bytes for flight in batch)
             self._settle(batch, None)
+
+    def _put_in_line(self, flights: Iterable[Flight]) -> None:
+        for flight in flights:
+            self._line.done(flight)
+            self._line.put(flight)
 
     def _sync_failed(self, error: BaseException) -> None:
         with self._lock:
-            self._lost_syncs += 1
-            lost, self._unsynced, self._unsynced_bytes = self._unsynced, [], 0
-        again: list[Flight] = []
-        for flight in lost:
-            flight.tries += 1
-            is_last = self._stopping.is_set() or self._is_store_down or flight.tries >= self._backoff.tries
-            if is_last:
-                self._settle([flight], error)
-            else:
-                again.append(flight)
+            unsynced, self._unsynced = self._unsynced, []
+        last = [flight for flight in unsynced if self._is_last_try(flight)]
+        again = [flight for flight in unsynced if flight not in last]
+        self._settle(last, error)
         if not again:
             self._is_store_down = True
             return
         self._pause(self._backoff.pause_s(max(flight.tries for flight in again)))
-        for flight in again:
-            self._line.put(flight)
+        self._put_in_line(again)
 
-    def _settle(self, flights: list[Flight], error: BaseException | None) -> None:
+    def _settle(self, flights: Sequence[Flight], error: BaseException | None) -> None:
         """The flights have ended: durable, or with an error."""
         with self._lock:
             for flight in flights:
-                self._flights.pop(flight.locator, None)
                 for block in flight.blocks:
                     if error is None:
                         block.committed()
                     elif block.failed(error):
                         self._failed[block] = None
-            self._settled.notify_all()
+                self._flights.pop(flight.locator, None)
+                self._line.done(flight)
+        self._settled.ring()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.unit.blocks.blockkit import (
+from tests.unit.blocks.buffered.blockkit import (
     BLOCK,
     PATIENCE_S,
     SLAB,
@@ -25,8 +25,17 @@ from tests.unit.blocks.blockkit import (
 )
 from tests.unit.blocks.kit import FENCE, VAULT_ID, MemoryStore
 
-from holdfast.blocks import Backoff, BlockManager, BlockState, ContentWriter, MemoryKeeper, PackKeeper, SlabPool
-from holdfast.blocks.readcache import SingleFlight
+from holdfast.blocks import (
+    Backoff,
+    BlockManager,
+    BlockState,
+    BufferBlock,
+    ContentWriter,
+    MemoryKeeper,
+    PackKeeper,
+    SlabPool,
+)
+from holdfast.blocks.buffered.readcache import SingleFlight
 from holdfast.errors import BlockError, BlockStateError, IntegrityError, MemoryBudgetError, NotKeptError
 from holdfast.values import Locator, Segment
 
@@ -83,7 +92,7 @@ def test_an_empty_content_has_no_segments() -> None:
 
 
 def test_a_shared_block_holds_so_many_contents_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.blocks.packing.SHARED_CONTENTS", 3)
+    monkeypatch.setattr("holdfast.blocks.buffered.packing.SHARED_CONTENTS", 3)
     keeper = MemoryKeeper()
     with manager_of(keeper) as manager:
         contents = [write(manager, noise(10, number)) for number in range(7)]
@@ -557,8 +566,8 @@ def test_concurrent_reads_of_a_missing_block_make_one_fetch(
     keeper, gate, joined = MemoryKeeper(cheap_ranges=cheap_ranges), Gate(), threading.Semaphore(0)
     real_join = SingleFlight._join
 
-    def join(flight: SingleFlight, key: object) -> object:
-        found = real_join(flight, key)  # type: ignore[arg-type]
+    def join(flight: SingleFlight, *arguments: object) -> object:
+        found = real_join(flight, *arguments)  # type: ignore[arg-type]
         joined.release()
         return found
 
@@ -656,3 +665,64 @@ def test_stop_ends_a_pause_and_wakes_who_waits() -> None:
 def test_a_manager_of_impossible_blocks_is_refused() -> None:
     with pytest.raises(ValueError, match="blocks of 0 bytes"):
         manager_of(MemoryKeeper(), block_bytes=0)
+
+
+def test_a_barrier_does_not_pass_while_somebody_else_tries_failed_blocks_again() -> None:
+    keeper, fault = MemoryKeeper(), Fault()
+    keeper.before_put = fault
+    with manager_of(keeper) as manager:
+        content = write(manager, noise(3000))
+        content.close(wait=False)
+        with pytest.raises(NotKeptError):
+            manager.commit_all()
+        fault.is_on = False
+        gate, real_submit = Gate(), manager._committer.submit
+
+        def submit(block: BufferBlock) -> None:
+            gate(None)
+            real_submit(block)
+
+        manager._committer.submit = submit  # type: ignore[method-assign]
+        retrying = Thread(manager.retry_failed)  # as the pool has it done
+        while not gate.reached.is_set() and retrying.is_alive():
+            threading.Event().wait(0.001)
+        manager.commit_all()
+        assert set(keeper.durable) == {locator_of(noise(3000))}
+        gate.opened.set()
+        retrying.join_result()
+        assert read_segments(manager, content.segments()) == noise(3000)
+
+
+def test_an_unwanted_block_that_is_deleted_as_it_is_committed_early_is_no_error_of_the_one_who_writes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = pool_of(8)
+    with manager_of(MemoryKeeper(), pool) as manager:
+        unwanted = manager.content("unwanted")
+        unwanted.write(noise(7 * SLAB))
+        real_seal = BufferBlock.seal
+
+        def seal(block: BufferBlock) -> Locator:
+            if block.owner == "unwanted":
+                Thread(unwanted.abandon).join_result()
+            return real_seal(block)
+
+        monkeypatch.setattr(BufferBlock, "seal", seal)
+        wanted = write(manager, noise(6 * SLAB))  # has the other one committed early
+        assert read_segments(manager, wanted.close()) == noise(6 * SLAB)
+        assert manager._writable.all() == []
+        manager.commit_all()
+
+
+def test_a_manager_that_is_interrupted_as_it_begins_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pool_of(8)
+    manager = manager_of(MemoryKeeper(), pool)
+    real_start = manager._committer.start
+
+    def start() -> None:
+        real_start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manager._committer, "start", start)
+    with nothing_leaks(pool), interrupted(KeyboardInterrupt), manager:
+        pass

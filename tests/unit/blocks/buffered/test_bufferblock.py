@@ -6,11 +6,13 @@ import itertools
 import struct
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.blocks.blockkit import SLAB, locator_of, noise, pool_of
+from tests.unit.blocks.buffered.blockkit import SLAB, locator_of, noise, pool_of
 
-from holdfast.blocks.bufferblock import LEGAL_MOVES, BlockState, BufferBlock, check_move
+from holdfast.blocks.buffered.blockstate import LEGAL_MOVES, BlockState, check_move
+from holdfast.blocks.buffered.bufferblock import BufferBlock
 from holdfast.errors import BlockError, BlockStateError
 
 W, P, C, E, D = BlockState
@@ -190,3 +192,50 @@ def test_a_whole_content_goes_in_or_nothing() -> None:
     block.delete()
     assert slabs == []
     assert pool.used_bytes == 0
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("step", ["before", "after"])
+def test_law_7_an_interrupt_amid_hashing_leaves_no_wrong_name(
+    monkeypatch: pytest.MonkeyPatch, step: str, number: int
+) -> None:
+    """Before or after a slab was hashed: while bytes are appended, or while the block is sealed."""
+    block = BufferBlock(pool_of(9), "x", 9 * SLAB)
+
+    class Hasher:
+        """A BLAKE3 with one interrupt."""
+
+        updates = 0
+
+        def __init__(self) -> None:
+            self.real = blake3()
+
+        def update(self, data: memoryview) -> None:
+            Hasher.updates += 1
+            if step == "after":
+                self.real.update(data)
+            if Hasher.updates == number:
+                raise KeyboardInterrupt
+            if step == "before":
+                self.real.update(data)
+
+        def digest(self) -> bytes:
+            return self.real.digest()
+
+    monkeypatch.setattr("holdfast.blocks.buffered.bufferblock.blake3", Hasher)
+    interrupts = 0
+    for act in (
+        lambda: block.append(memoryview(noise(2 * SLAB))),
+        lambda: block.append(memoryview(b"x" * (SLAB + 9))),
+        block.seal,
+    ):
+        try:
+            act()
+        except KeyboardInterrupt:
+            interrupts += 1
+    if block.is_writable:
+        block.seal()
+    with block.parts() as parts:
+        data = b"".join(parts)
+    assert (interrupts, block.locator) == (1, locator_of(data))
+    block.delete()
