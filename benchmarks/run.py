@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import blocks
 import holdfast
 import pair
 import small
@@ -42,6 +43,7 @@ PARTS: list[tuple[set[str], Measure]] = [
     ({"B5"}, small.measure_growth),
     ({"B6"}, virtual.measure),
     ({"B7", "B8", "B9"}, stores.measure),
+    ({"B10", "B11", "B12", "B13"}, blocks.measure),
 ]
 
 

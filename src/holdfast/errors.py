@@ -16,6 +16,10 @@
     │   ├── DuplicateKeyError  a key to be added is there; a ValueError, too
     │   └── ConflictError   what was read has been changed by somebody else
     │       └── LeaseLost   a task that was claimed is somebody else's by now
+    ├── BlockError          a block cannot be kept, or is not used as one        exit 1
+    │   ├── BlockStateError a step that a block of this state does not take
+    │   ├── NotKeptError    blocks that the store did not take; they are in memory
+    │   └── MemoryBudgetError  what failed or is being read holds all the memory
     ├── OperatorNeeded      a person has to do something at the library          exit 4
     └── Interrupted         Ctrl-C; everything durable stays                     exit 130
 
@@ -25,6 +29,8 @@ be raised from any room; only the doors (`cli`) turn it into text and an exit co
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 EXIT_DONE = 0
@@ -145,6 +151,47 @@ class ConflictError(StateError):
 
 class LeaseLost(ConflictError):
     """A task that was claimed has been given to somebody else, or ended, since: what was done for it counts for nothing."""
+
+
+class BlockError(HoldfastError):
+    """A block cannot be written or read as asked; what was said to be stored is not touched by it."""
+
+
+class BlockStateError(BlockError):
+    """A step was asked of a block that its state does not allow, as appending to one that is sealed; nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFailure:
+    """Bytes of an owner that the store did not take: where they are in him and in which block, and why."""
+
+    owner: str
+    content_offset: int
+    length_bytes: int
+    block: str
+    cause: BaseException
+
+    def __str__(self) -> str:
+        end = self.content_offset + self.length_bytes
+        cause = str(self.cause) or type(self.cause).__name__
+        return f"{self.owner} bytes {self.content_offset} to {end} in block {self.block}: {cause}"
+
+
+class NotKeptError(BlockError):
+    """The store did not take some blocks. They are still in memory, and the next commit tries them again."""
+
+    def __init__(self, failures: Sequence[BlockFailure]) -> None:
+        count = len({failure.block for failure in failures})
+        super().__init__(
+            f"the store did not take {count} block{'s' if count > 1 else ''}, which stay in memory",
+            found="; ".join(map(str, failures)),
+            hint="mend the store and commit again: what failed is tried again then",
+        )
+        self.failures = tuple(failures)
+
+
+class MemoryBudgetError(BlockError):
+    """There is no memory for more bytes, and none will come back by itself; `found` names the blocks that hold it."""
 
 
 class OperatorNeeded(HoldfastError):

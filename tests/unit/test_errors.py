@@ -24,6 +24,10 @@ CODES = {
     "ConflictError": 1,
     "LeaseLost": 1,
     "DuplicateKeyError": 1,
+    "BlockError": 1,
+    "BlockStateError": 1,
+    "NotKeptError": 1,
+    "MemoryBudgetError": 1,
     "OperatorNeeded": 4,
     "Interrupted": 130,
 }

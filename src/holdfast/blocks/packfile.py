@@ -1,7 +1,8 @@
 """Pack files: appending records on a local disk, reading pieces of them from wherever they lie, scanning and sealing.
 
 The bytes are those of `packformat`. One `PackWriter` owns a pack while it grows; `PackReader` may read any pack at the
-same time. Nothing is deleted here, and nothing that was written is ever written over.
+same time. Nothing that was written is ever written over, and nothing is deleted here but a pack that its own writer has
+just begun (`discard`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import fcntl
 import os
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -52,20 +53,29 @@ class PackWriter:
             with durable.disk_full_explained(self.path):
                 durable.write_all(self._descriptor, packformat.encode_superblock(superblock))
         except BaseException:
-            self.close()
+            self.discard()
             raise
 
     def append(self, kind: RecordType, digest: bytes, payload: memoryview) -> int:
         """Add a record; returns its offset. It is durable only after `sync`."""
+        return self.append_parts(kind, digest, [payload])
+
+    def append_parts(self, kind: RecordType, digest: bytes, parts: Sequence[memoryview]) -> int:
+        """The same for a payload in parts, each but the last of whole pieces."""
         offset = self.size_bytes
         with durable.disk_full_explained(self.path):
             self.size_bytes = write_record(
-                self._descriptor, kind, digest, payload, pack_id=self.pack_id, number=len(self._index), offset=offset
+                self._descriptor, kind, digest, parts, pack_id=self.pack_id, number=len(self._index), offset=offset
             )
-        self._index.append(IndexEntry(kind, offset, len(payload), digest))
+        payload_bytes = sum(map(len, parts))
+        self._index.append(IndexEntry(kind, offset, payload_bytes, digest))
         if kind is RecordType.BLOCK:
-            self.block_bytes += len(payload)
+            self.block_bytes += payload_bytes
         return offset
+
+    def cut_back(self) -> None:
+        """Cut off what a failed `append` has left, so that another may follow: it was no record, and nobody knows it."""
+        os.ftruncate(self._descriptor, self.size_bytes)
 
     def sync(self) -> None:
         """When this returns, every record appended so far survives a power cut."""
@@ -77,6 +87,14 @@ class PackWriter:
         try:
             with durable.disk_full_explained(self.path):
                 self.size_bytes = write_seal(self._descriptor, self.pack_id, self._index, self.size_bytes)
+        finally:
+            self.close()
+
+    def discard(self) -> None:
+        """Remove the pack. Only for one of whose records nobody was ever told."""
+        try:
+            if self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink:  # else another command has removed it
+                self.path.unlink(missing_ok=True)
         finally:
             self.close()
 
@@ -99,25 +117,34 @@ def write_record(
     descriptor: int,
     kind: RecordType,
     digest: bytes,
-    payload: memoryview,
+    payload: Sequence[memoryview],
     *,
     pack_id: uuid.UUID,
     number: int,
     offset: int,
 ) -> int:
-    """Write one record at `offset` without syncing; returns the offset where the next one goes."""
-    table = packformat.piece_table(payload)
-    header = packformat.encode_header(kind, digest, len(payload), table, pack_id=pack_id, number=number, offset=offset)
-    end = offset + packformat.record_bytes(len(payload))
-    padding = bytes(end - offset - len(header) - len(payload) - len(table))
+    """Write one record at `offset` without syncing; returns the offset where the next one goes.
+
+    The payload comes in parts, each but the last of whole pieces.
+    """
+    payload_bytes = sum(map(len, payload))
+    table = packformat.piece_table_of(payload)
+    header = packformat.encode_header(kind, digest, payload_bytes, table, pack_id=pack_id, number=number, offset=offset)
+    end = offset + packformat.record_bytes(payload_bytes)
+    padding = bytes(end - offset - len(header) - payload_bytes - len(table))
     os.lseek(descriptor, offset, os.SEEK_SET)
-    parts = [memoryview(header), payload, memoryview(table), memoryview(padding)]
+    parts = [memoryview(header), *payload, memoryview(table), memoryview(padding)]
+    for first in range(0, len(parts), WRITEV_PARTS):
+        _write_parts(descriptor, parts[first : first + WRITEV_PARTS])
+    return end
+
+
+def _write_parts(descriptor: int, parts: Sequence[memoryview]) -> None:
     written = os.writev(descriptor, parts)
     for part in parts:  # the kernel may take fewer bytes than it was given
         done = min(written, len(part))
         written -= done
         durable.write_all(descriptor, part[done:])
-    return end
 
 
 def write_seal(descriptor: int, pack_id: uuid.UUID, index: list[IndexEntry], offset: int) -> int:
@@ -127,7 +154,7 @@ def write_seal(descriptor: int, pack_id: uuid.UUID, index: list[IndexEntry], off
         descriptor,
         RecordType.INDEX,
         blake3(payload).digest(),
-        memoryview(payload),
+        [memoryview(payload)],
         pack_id=pack_id,
         number=len(index),
         offset=offset,

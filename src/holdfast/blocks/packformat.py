@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -167,6 +167,13 @@ def piece_table(payload: memoryview) -> bytes:
     return b"".join(
         xxh3_64_digest(payload[start : start + PIECE_BYTES])[::-1] for start in range(0, len(payload), PIECE_BYTES)
     )
+
+
+def piece_table_of(parts: Sequence[memoryview]) -> bytes:
+    """The piece table of the payload that `parts` are together; each but the last must be whole pieces."""
+    if any(len(part) % PIECE_BYTES for part in parts[:-1]):
+        raise ValueError(f"a part that does not end with a piece of {PIECE_BYTES} bytes")
+    return b"".join(map(piece_table, parts))
 
 
 def piece_sum(piece: memoryview) -> bytes:

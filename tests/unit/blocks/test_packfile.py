@@ -259,3 +259,13 @@ def test_a_damaged_index_is_made_up_for_by_records_that_are_all_there(tmp_path: 
     flip_bit(writer.path, whole[1].offset_bytes + 5000)
     with writer.path.open("rb") as file, pytest.raises(IntegrityError, match="damaged index"):
         packfile.list_records(file.fileno(), writer.pack_id)
+
+
+def test_a_pack_that_cannot_be_begun_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_all(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(durable, "write_all", write_all)
+    with pytest.raises(CapacityError, match="the disk is full"):
+        PackWriter(tmp_path, vault_id=VAULT_ID, pack_id=uuid.uuid4(), created_ns=1)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,336 @@
+"""The block manager: who writes gets memory, who reads gets bytes, and what is said to be stored is.
+
+Above it are contents (`ContentWriter`) and whole blocks; under it a `BlockKeeper`. It owns the blocks that are being
+written, the workers that bring them to the keeper, and what was fetched ahead. Memory for writing comes from a
+`SlabPool` that all managers of the process share. Names of files, digests of contents and the catalog may not come in
+here: an *owner* is only a word for errors.
+
+No lock is held while somebody waits for memory, for the line or for the keeper, so a reader never waits for a writer.
+Locks are taken in this order: packing, the committer's, the line's or a block's, the pool's; that of the register takes
+no other.
+
+An interrupt that comes out of any call leaves the manager as it was, or the step done; `waiting` says how. Where even
+the clean-up was interrupted, every later call raises `BlockError`, and `stop` gives the memory back all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from holdfast.blocks.buffered.blockstate import BlockState
+from holdfast.blocks.buffered.bufferblock import BufferBlock
+from holdfast.blocks.buffered.committer import Backoff, Committer
+from holdfast.blocks.buffered.content import ContentWriter
+from holdfast.blocks.buffered.keeper import BlockKeeper
+from holdfast.blocks.buffered.packing import Packer
+from holdfast.blocks.buffered.readcache import Fetched, ReadCache, SingleFlight
+from holdfast.blocks.buffered.register import WritableBlocks
+from holdfast.blocks.buffered.slabs import Holder, SlabPool, process_pool
+from holdfast.blocks.buffered.views import View
+from holdfast.blocks.buffered.waiting import Trust
+from holdfast.errors import BlockFailure, BlockStateError, NotKeptError
+from holdfast.values import BLOCK_LIMIT_BYTES, Locator
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+STEP_BYTES = 1024 * 1024
+"""Memory for so much is asked for at once."""
+
+CACHE_BYTES = 2 * BLOCK_LIMIT_BYTES
+
+
+class BlockManager:
+    """Writes and reads blocks over a keeper; for any number of threads; use as a context manager.
+
+    Leaving without an exception is a barrier (`commit_all`), then `stop`; leaving with one only stops. The keeper is
+    the caller's, and outlives the manager. `workers` bring blocks to it, and `line_limit` blocks may wait for them
+    before who commits has to wait. `cache_bytes` bounds what is fetched ahead, beside the pool's budget.
+    """
+
+    def __init__(
+        self,
+        keeper: BlockKeeper,
+        *,
+        pool: SlabPool | None = None,
+        block_bytes: int = BLOCK_LIMIT_BYTES,
+        workers: int = 2,
+        line_limit: int = 2,
+        cache_bytes: int = CACHE_BYTES,
+        backoff: Backoff | None = None,
+        pause: Callable[[float], None] | None = None,
+    ) -> None:
+        if not 0 < block_bytes <= BLOCK_LIMIT_BYTES:
+            raise ValueError(f"blocks of {block_bytes} bytes")
+        self.block_bytes = block_bytes
+        self.small_limit_bytes = block_bytes // 4
+        self._keeper = keeper
+        self._pool = pool or process_pool()
+        self.step_bytes = min(STEP_BYTES, max(1, self._pool.slab_count // 4) * self._pool.slab_bytes)
+        self._trust = Trust()
+        self._open: dict[ContentWriter, None] = {}
+        self._committer = Committer(
+            keeper,
+            workers=workers,
+            line_limit=line_limit,
+            backoff=backoff or Backoff(),
+            gather=self._gather,
+            pause=pause,
+            trust=self._trust,
+        )
+        self._writable = WritableBlocks(self._committer.submit, self._trust, self._pool.note)
+        self._packer = Packer(
+            self._pool,
+            self._writable,
+            block_bytes=block_bytes,
+            wait_for_room=self._committer.wait_for_room,
+            user=self,
+            trust=self._trust,
+        )
+        self._cache = ReadCache(lambda locator: keeper.fetch(locator, 0, locator.size_bytes), cache_bytes)
+        self._fetches = SingleFlight()
+        self._is_running = False
+
+    def __enter__(self) -> BlockManager:
+        self._is_running = True
+        try:
+            self._pool.join(self)
+            self._keeper.join(self)
+            self._committer.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self.commit_all()
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End every thread after what it has in hand. What is not durable by then is let go: nobody was told of it.
+
+        All memory goes back to the pool, also when this is interrupted; then a second call waits for the threads.
+        Views that are open stay good. Once it has ended, a further call does nothing.
+        """
+        if not self._is_running:
+            return
+        try:
+            self._writable.close()
+            self._cache.stop()
+            self._committer.stop()
+            self._let_go()
+        except BaseException:
+            self._let_go()
+            raise
+        self._is_running = False
+
+    def _let_go(self) -> None:
+        for block in self._writable.close():
+            self.delete(block)
+        self._writable.clear()
+        self._open.clear()
+        self._pool.leave(self)
+        self._keeper.leave(self)
+
+    # -- writing
+
+    def content(self, owner: str) -> ContentWriter:
+        """A new content. `owner` names it in errors; a path, for people."""
+        self.check()
+        return ContentWriter(self, owner)
+
+    def alloc(self, owner: str) -> BufferBlock:
+        """A new block that the caller fills and commits; it takes memory as it is filled."""
+        self.check()
+        block = BufferBlock(self._pool, owner, self.block_bytes, user=self)
+        self._writable.add(block, is_whole=True)
+        return block
+
+    def new_block(self, owner: str, content_offset: int, hash_after_bytes: int) -> BufferBlock:
+        """The same for a content, which is committed by a barrier only when it is closed."""
+        self.check()
+        block = BufferBlock(
+            self._pool,
+            owner,
+            self.block_bytes,
+            content_offset=content_offset,
+            hash_after_bytes=hash_after_bytes,
+            user=self,
+        )
+        self._writable.add(block)
+        return block
+
+    def append(self, block: BufferBlock, data: ReadableBuffer) -> int:
+        """Copy `data` into the block; returns how many bytes were taken. Waits for memory.
+
+        Fewer than given: the block is full, or memory was short and it was committed early; go on with a new one.
+        Raises `BlockStateError` when the caller himself sealed it, and `MemoryBudgetError`.
+        """
+        self.check()
+        rest = memoryview(data).cast("B")
+        length = len(rest)
+        if not block.sealed_early:
+            block.check_writable()
+        while rest and (taken := block.try_append(rest[: self.step_bytes])):
+            rest = rest[taken:]
+        return length - len(rest)
+
+    def commit(self, block: BufferBlock, *, wait: bool = False) -> None:
+        """Send the block on its way: no byte is added any more. Durable on return only if `wait`.
+
+        One that failed is sent again; one that is on its way, or stored, is left alone. Raises `BlockStateError` for
+        an empty or a deleted block and, when waiting, `NotKeptError`.
+        """
+        if block.state is BlockState.DELETED or (block.is_writable and block.size_bytes == 0):
+            raise BlockStateError("an empty or deleted block is not committed", place=str(block))
+        self._committer.wait_for_room()
+        self._writable.send(block)
+        self._committer.retry_failed([block])
+        if wait:
+            self._settle([block])
+
+    def pack(self, content: BufferBlock) -> tuple[BufferBlock, int] | None:
+        """See `Packer.pack`."""
+        return self._packer.pack(content)
+
+    def _gather(self) -> None:
+        self._packer.send_shared()
+
+    def make_durable(self, blocks: list[BufferBlock], owner: str) -> None:
+        """Wait until the blocks of a closed content are stored; sends what failed of them again first.
+
+        Raises `NotKeptError` that lists what of `owner` was not taken.
+        """
+        self._committer.retry_failed(blocks)
+        self._settle(blocks, owner)
+
+    def commit_all(self) -> None:
+        """The barrier: when this returns, every closed content and every block from `alloc` that has bytes is durable.
+
+        What failed before is tried again. Raises one `NotKeptError` that lists whatever the store still did not take;
+        it stays in memory, and is tried again by the next barrier. Contents that are not closed are left alone.
+        """
+        while True:
+            self._committer.wait_for_room()
+            self._gather()
+            for block in self._writable.whole():
+                if block.size_bytes:
+                    self._committer.wait_for_room()
+                    self._writable.send(block)
+            if not self._writable.wait_sealed():  # looked at before what is pending: others are about to submit it
+                break
+        self._committer.retry_failed()
+        self._committer.wait_settled(self._committer.pending())
+        failures = self.errors()
+        if failures:
+            raise NotKeptError(failures)
+
+    def _settle(self, blocks: Sequence[BufferBlock], owner: str | None = None) -> None:
+        self._committer.wait_settled(blocks)
+        failures = [failure for block in blocks for failure in block.failures() if owner in (None, failure.owner)]
+        if failures:
+            raise NotKeptError(failures)
+        for block in blocks:
+            if block.state is not BlockState.COMMITTED:
+                raise BlockStateError("a block was let go before it was stored", place=str(block))
+
+    def errors(self) -> tuple[BlockFailure, ...]:
+        """What the store has not taken so far, in the order in which it failed."""
+        return tuple(failure for block in self._committer.failed() for failure in block.failures())
+
+    def delete(self, block: BufferBlock) -> None:
+        """The block is not wanted any more, whatever its state; what the store has of it stays there."""
+        try:
+            self._delete(block)
+        except BaseException:
+            self._delete(block)  # the rest, after an interrupt
+            raise
+
+    def _delete(self, block: BufferBlock) -> None:
+        self._writable.drop(block)
+        block.delete()
+        self._committer.forget(block)
+
+    # -- what is open
+
+    def check(self) -> None:
+        """Raise `BlockError` when an interrupt has left what cannot be mended."""
+        self._trust.check()
+
+    def begun(self, content: ContentWriter) -> None:
+        """The content has blocks."""
+        self._open[content] = None
+
+    def ended(self, content: ContentWriter) -> None:
+        """The content was closed or abandoned."""
+        self._open.pop(content, None)
+
+    def unfinished(self) -> str | None:
+        """What is open, or on its way to the keeper; None when all is durable."""
+        for content in list(self._open):
+            return content.owner
+        blocks = [*self._writable.all(), *self._committer.pending(), *self._committer.failed()]
+        return next((str(block) for block in blocks if block.size_bytes), None)
+
+    # -- what the pool asks when memory is short
+
+    def writable_blocks(self) -> list[Holder]:
+        """The blocks that hold memory and could be committed early."""
+        return list[Holder](self._writable.with_memory()) if self._trust.lost is None else []
+
+    def commit_early(self, block: Holder) -> None:
+        """Commit a block as it is, unless somebody has sealed it by now."""
+        assert isinstance(block, BufferBlock), "the pool gives back what it was given"
+        self._writable.send(block, early=True)
+
+    def retry_failed(self) -> None:
+        """Send every block that failed on its way again."""
+        self._committer.retry_failed()
+
+    # -- reading
+
+    def read(self, what: BufferBlock | Locator, offset: int = 0, length: int | None = None) -> View:
+        """`length` bytes (None: all the rest) from `offset` of a block in any state but deleted; see `View`.
+
+        From memory as long as the block is there, else from the keeper. Raises `ValueError` for bytes that the block
+        does not have, `BlockStateError` for a deleted one, and what the keeper raises.
+        """
+        if self._trust.lost is not None:
+            self._trust.check()
+        block = what if isinstance(what, BufferBlock) else self._committer.find(what)
+        locator = what if isinstance(what, Locator) else what.locator
+        if length is None:
+            size_bytes = block.size_bytes if block is not None else locator.size_bytes if locator is not None else 0
+            length = max(0, size_bytes - offset)
+        if block is not None:
+            view = block.view(offset, length)
+            if view is not None:
+                return view
+            if block is what and block.state is BlockState.DELETED:
+                raise BlockStateError("a deleted block is not read", place=str(block))
+            locator = block.locator
+        assert locator is not None, "a block that is in memory no more has its name"
+        return View(memoryview(self._stored(locator, offset, length)))
+
+    def _stored(self, locator: Locator, offset: int, length: int) -> Fetched:
+        if offset < 0 or length < 0 or offset + length > locator.size_bytes:
+            raise ValueError(f"bytes {offset} to {offset + length} of block {locator}")
+        whole = self._cache.get(locator)
+        if whole is None:
+            if self._keeper.cheap_ranges:
+                key = (locator, offset, length)
+                return self._fetches.run(key, lambda: self._keeper.fetch(locator, offset, length))
+            whole = self._cache.load(locator)
+        return memoryview(whole)[offset : offset + length]
+
+    def prefetch(self, locators: Iterable[Locator]) -> int:
+        """Fetch stored blocks ahead, in this order, as far as they fit in the cache; returns how many are or come.
+
+        What cannot be fetched is heard of by who reads it.
+        """
+        return self._cache.prefetch(locator for locator in locators if self._committer.find(locator) is None)
