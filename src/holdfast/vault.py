@@ -129,10 +129,10 @@ def take_over(
     fence = Fence(vault.settings.fence_folder)
     backend = vault.packs.backend() if from_elsewhere else None
     if backend is None:
-        recover_packs(vault.packs, known=known, sink=vault.catalog, fence=fence)
+        recover_packs(vault.packs, vault_id=vault.settings.id, known=known, sink=vault.catalog, fence=fence)
         return
     with fence.passing():
-        left = LeftPacks(vault.packs, known, vault.catalog)
+        left = LeftPacks(vault.packs, vault.settings.id, known, vault.catalog)
         held = adopt_held(backend, left, vault_id=vault.settings.id, known=known, sink=vault.catalog, warn=warn)
         _settle_held(vault.catalog, held)
         left.tell_sealed()

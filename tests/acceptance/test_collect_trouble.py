@@ -17,6 +17,7 @@ from holdfast.blocks import Fence, packfile, packformat, recover_packs
 from holdfast.catalog import Catalog, files, packs, releasing
 from holdfast.cli.app import run
 from holdfast.collecting import CollectRequest, collect
+from holdfast.config import open_vault
 from holdfast.errors import EXIT_BUSY, EXIT_DATA_AT_RISK, EXIT_DONE, EXIT_FAILED
 from holdfast.releasing import ReleaseRequest, release
 from holdfast.restoring import RestoreRequest, restore
@@ -80,7 +81,9 @@ def names_in_packs(vault: Path, folder: Path) -> set[str]:
     folder.mkdir()
     shutil.copytree(vault / "packs", folder / "packs")
     with Catalog(folder / "catalog.db") as catalog:
-        recover_packs(folder / "packs", known=catalog, sink=catalog, fence=Fence(folder / "fence"))
+        recover_packs(
+            folder / "packs", vault_id=open_vault(vault).id, known=catalog, sink=catalog, fence=Fence(folder / "fence")
+        )
         with catalog.reading() as connection:
             return {v.version.path.decode() for v in files.all_versions(connection) if v.version.content}
 

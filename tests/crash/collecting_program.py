@@ -1,6 +1,6 @@
 """Keeps contents, releases some, and collects beside a writer that found what is collected; says what is durable.
 
-Run with the vault's folder. Every content is `content_of(name)`, so that a test can tell what must come back. Releasing asks
+Run with the vault's folder; if its settings name another place for packs, they are moved there in between. Every content is `content_of(name)`, so that a test can tell what must come back. Releasing asks
 nobody here: there are no tapes, and law 4 has tests of its own.
 """
 
@@ -13,9 +13,11 @@ import time
 import uuid
 from pathlib import Path
 
+from holdfast import moving
 from holdfast.blocks import StoreWriter
 from holdfast.catalog import releasing
 from holdfast.collecting import CollectRequest, collect
+from holdfast.config import open_vault
 from holdfast.reports import Silent
 from holdfast.values import Attributes, Content, FileVersion, Kind, Source
 from holdfast.vault import Vault, opened, owned
@@ -80,10 +82,16 @@ def give_up(vault: Vault, *names: str) -> None:
         releasing.release_contents(connection, rows, time.time_ns())
 
 
+def move(folder: Path) -> None:
+    if open_vault(folder).blocks.store:
+        say(f"moved {moving.push(folder).packs}")
+
+
 def main(folder: Path) -> None:
     with owned(folder, "test", print) as vault:
         keep_all(vault, "large1", "large2", "small1", "small2")
         keep_all(vault, "large3", "small3")
+    move(folder)
     with opened(folder) as vault, vault.store_writer() as writer:
         keep(writer, "large1-again")  # found, not durable yet
         keep(writer, "large4")
@@ -96,6 +104,7 @@ def main(folder: Path) -> None:
         writer.barrier()
         say("kept large2-again")
         say(f"waiting {collect(folder, CollectRequest(everything=True), Silent()).waiting}")
+        move(folder)
     report = collect(folder, CollectRequest(everything=True))
     say(f"removed {report.packs}")
 

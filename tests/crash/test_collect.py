@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 from tests.acceptance.conftest import SMALL
+from tests.acceptance.stores import use_store
 from tests.crash import collecting_program
 from tests.crash.collecting_program import bytes_of
 
-from holdfast.blocks import BlockReader, Fence, recover_packs
+from holdfast import moving
+from holdfast.blocks import BlockReader
 from holdfast.catalog import Catalog, files, releasing
 from holdfast.collecting import CollectRequest, collect
 from holdfast.config import init_vault, open_vault
+from holdfast.errors import HoldfastError
 from holdfast.testing import Recording, count_events, disk_full, distinct_states, record, run_killed_at, run_with_fault
 from holdfast.values import Content
-from holdfast.vault import owned
+from holdfast.vault import Vault, owned, packs_of, take_over
+from holdfast.work import Work
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("tracing"), pytest.mark.timeout(1800)]
 EVERYTHING = CollectRequest(everything=True)
@@ -46,7 +50,9 @@ def content_of(name: str) -> Content:
 
 def check(root: Path, said: bytes) -> None:
     """Law 1 for what was said to be kept and never released; what was released may be there, and then it is whole."""
-    vault = root / "vault"
+    vault, shelf = root / "vault", root / "shelf"
+    if shelf.exists():
+        use_store(vault, shelf.as_uri())  # the state may lie in another folder than the one that it was recorded in
     kept = set(re.findall(r"^kept (\S+)$", said.decode(), re.MULTILINE))
     given_up = set(re.findall(r"^releasing (\S+)$", said.decode(), re.MULTILINE))
     with owned(vault, "check", print):
@@ -55,6 +61,9 @@ def check(root: Path, said: bytes) -> None:
         collect(vault, EVERYTHING)
         check_contents(vault / "catalog/catalog.db", vault, kept, given_up)
     assert (collect(vault, EVERYTHING).packs, len(emptied_files(vault))) == (0, 0)
+    if shelf.exists():
+        moving.push(vault)
+        check_contents(vault / "catalog/catalog.db", vault, kept, given_up)
     check_names_in_packs(vault, root / "from-packs", kept, given_up)
 
 
@@ -65,7 +74,7 @@ def emptied_files(vault: Path) -> set[str]:
 
 
 def check_contents(database: Path, vault: Path, kept: set[str], given_up: set[str]) -> None:
-    with Catalog(database) as catalog, BlockReader(vault / "packs", catalog) as reader:
+    with Catalog(database) as catalog, BlockReader(packs_of(open_vault(vault)), catalog) as reader:
         with catalog.reading() as connection:
             present = {item.version.path.decode() for item in files.all_versions(connection)}
         assert kept <= present, "law 1: a name that was said to be kept is gone"
@@ -80,9 +89,9 @@ def check_contents(database: Path, vault: Path, kept: set[str], given_up: set[st
 def check_names_in_packs(vault: Path, folder: Path, kept: set[str], given_up: set[str]) -> None:
     """The packs alone give back all names, and all bytes that were not released."""
     folder.mkdir()
-    packs_folder = open_vault(vault).packs_folder
+    settings = open_vault(vault)
     with Catalog(folder / "catalog.db") as catalog:
-        recover_packs(packs_folder, known=catalog, sink=catalog, fence=Fence(folder / "fence"))
+        take_over(Vault(settings, catalog, Work(None), packs_of(settings)), catalog, refuse)
     check_contents(folder / "catalog.db", vault, kept, given_up)
 
 
@@ -97,10 +106,22 @@ def recorded(root: Path) -> Recording:
     return recording
 
 
+def refuse(problem: HoldfastError) -> None:
+    raise AssertionError(problem)
+
+
+def put_on_shelf(root: Path, where: str) -> None:
+    if where == "elsewhere":
+        (root / "shelf").mkdir()
+        use_store(root / "vault", (root / "shelf").as_uri())
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
 @pytest.mark.parametrize("part", range(PARTS))
 def test_law_1_what_was_kept_survives_a_collection_that_ends_anywhere(
-    root: Path, tmp_path: Path, share: float, part: int, record_property: Count
+    root: Path, tmp_path: Path, share: float, part: int, where: str, record_property: Count
 ) -> None:
+    put_on_shelf(root, where)
     states = 0
     every = distinct_states(recorded(root), ("killed", "dropped", "torn"), seeds=(0,), share=share)
     for number, state in enumerate(every):
@@ -115,7 +136,7 @@ def test_law_1_what_was_kept_survives_a_collection_that_ends_anywhere(
         except Exception as error:
             raise AssertionError(f"{state.label}: {error}") from error
         states += 1
-    record_property("states of a collection beside a writer", states)
+    record_property(f"states of a collection beside a writer, packs {where}", states)
 
 
 def test_law_10_a_killed_writer_holds_no_fence(root: Path, tmp_path: Path, share: float) -> None:

@@ -13,12 +13,13 @@ from tests.acceptance.conftest import SMALL
 from tests.crash import manager_program
 from tests.crash.manager_program import NAMES, bytes_of
 
-from holdfast.blocks import BlockReader, Fence, recover_packs
+from holdfast.blocks import BlockReader
 from holdfast.catalog import Catalog
-from holdfast.config import init_vault
+from holdfast.config import init_vault, open_vault
 from holdfast.testing import count_events, disk_full, distinct_states, record, run_killed_at, run_with_fault
 from holdfast.values import Locator, Segment
-from holdfast.vault import owned
+from holdfast.vault import Vault, owned, packs_of, take_over
+from holdfast.work import Work
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("tracing"), pytest.mark.timeout(1800)]
 Count = Callable[[str, object], None]
@@ -50,8 +51,9 @@ def check(root: Path, said: bytes) -> int:
     told = SAID.findall(said.decode())
     alone = root / "alone"
     alone.mkdir()
+    settings = open_vault(vault)
     with Catalog(alone / "catalog.db") as catalog:
-        recover_packs(vault / "packs", known=catalog, sink=catalog, fence=Fence(alone / "fence"))
+        take_over(Vault(settings, catalog, Work(None), packs_of(settings)), catalog, print)
     for database in (vault / "catalog/catalog.db", alone / "catalog.db"):
         with Catalog(database) as catalog, BlockReader(vault / "packs", catalog) as reader:
             for name, places in told:

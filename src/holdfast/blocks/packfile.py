@@ -409,6 +409,12 @@ def read_footer(pack: AnyPack) -> packformat.Footer | None:
     return packformat.decode_footer(read_bytes(pack, packformat.FOOTER_BYTES, size - packformat.FOOTER_BYTES))
 
 
+def write_superblock(descriptor: int, superblock: packformat.Superblock) -> None:
+    """Where a killed run left none that can be read; durable when it returns."""
+    durable.write_all_at(descriptor, memoryview(packformat.encode_superblock(superblock)), 0)
+    durable.sync_file(descriptor)
+
+
 def seal_scanned(descriptor: int, pack_id: uuid.UUID, found: list[FoundRecord]) -> None:
     """Seal a pack that a killed run left open: index and footer go behind whatever is there; nothing is cut off."""
     index = [

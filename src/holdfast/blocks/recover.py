@@ -23,7 +23,7 @@ from holdfast.blocks import packfile, packformat
 from holdfast.blocks.fence import Fence
 from holdfast.blocks.manifest import Manifest, StoredVersion
 from holdfast.blocks.packfile import FoundRecord
-from holdfast.blocks.packformat import RecordHeader, RecordType
+from holdfast.blocks.packformat import RecordHeader, RecordType, Superblock
 from holdfast.blocks.packs import Packs
 from holdfast.blocks.store import DurableGroup, GroupSink
 from holdfast.errors import BackendError, IntegrityError, UsageError
@@ -35,11 +35,12 @@ IsThere = Callable[[uuid.UUID], bool]
 
 @dataclass(frozen=True, slots=True)
 class _LeftPack:
-    """An unsettled pack, and when it was begun."""
+    """An unsettled pack, and when it was begun; by its file, where its superblock does not say so any more."""
 
     path: Path
     id: uuid.UUID
     created_ns: int
+    has_superblock: bool
 
 
 class Known(Protocol):
@@ -83,16 +84,17 @@ def adopt_in_turn(*rooms: Adoptable) -> None:
         room.adopt_ends()
 
 
-def recover_packs(packs: Packs | Path, *, known: Known, sink: GroupSink, fence: Fence) -> int:
+def recover_packs(packs: Packs | Path, *, vault_id: uuid.UUID, known: Known, sink: GroupSink, fence: Fence) -> int:
     """Adopt and seal every pack of the folder that is not settled; returns how many.
 
     A version that names a block found nowhere is left out: its bytes are lost, or were never whole, and then nobody was told
     of it. But if its pack was sealed before, and its content was released, it is told of without a place. Ends count where
     their manifest is whole. A block whose pack is gone is read from where it was found now. A pack in which not even one
-    record was ever whole is removed; one that a living writer owns is left alone.
+    record was ever whole is removed; one that a living writer owns is left alone. One that is sealed now is of the vault
+    `vault_id`, and says so if its superblock was torn: nobody could tell in another place.
     """
     with fence.passing():
-        left = LeftPacks(packs, known, sink)
+        left = LeftPacks(packs, vault_id, known, sink)
         adopt_in_turn(left)
         left.tell_sealed()
     return left.count
@@ -111,8 +113,9 @@ def _is_left(pack: _LeftPack) -> bool:
 class LeftPacks:
     """The packs of the folder that are not settled. Whoever adopts them holds a pass of the fence."""
 
-    def __init__(self, packs: Packs | Path, known: Known, sink: GroupSink) -> None:
+    def __init__(self, packs: Packs | Path, vault_id: uuid.UUID, known: Known, sink: GroupSink) -> None:
         self.packs = Packs(packs) if isinstance(packs, Path) else packs
+        self._vault_id = vault_id
         self._known = known
         self._sink = sink
         self._left = sorted(_left_packs(self.packs.folder, known), key=lambda pack: (pack.created_ns, pack.id))
@@ -122,8 +125,12 @@ class LeftPacks:
         self._whole: list[tuple[_LeftPack, tuple[RecordHeader, ...]]] = []
 
     def adopt_blocks(self) -> None:
-        adopted = (_adopt_blocks(pack, self._known, self._sink, self._is_there) for pack in self._left)
+        adopted = (self._adopt_blocks_of(pack) for pack in self._left)
         self._found = [item for item in adopted if item is not None]
+
+    def _adopt_blocks_of(self, pack: _LeftPack) -> _Adopted | None:
+        superblock = Superblock(self._vault_id, pack.id, pack.created_ns)
+        return _adopt_blocks(pack, superblock, self._known, self._sink, self._is_there)
 
     def adopt_releases(self) -> None:
         for adopted in self._found:
@@ -158,7 +165,7 @@ def _left_packs(folder: Path, known: Known) -> Iterator[_LeftPack]:
         pack_id = _id_of(path)
         if pack_id is not None and not known.pack_is_sealed(pack_id):
             with suppress(FileNotFoundError):  # collected since it was listed
-                yield _LeftPack(path, pack_id, _created_ns(path, pack_id))
+                yield _left_pack(path, pack_id)
 
 
 def _id_of(path: Path) -> uuid.UUID | None:
@@ -169,12 +176,12 @@ def _id_of(path: Path) -> uuid.UUID | None:
     return pack_id if path.stem == str(pack_id) else None
 
 
-def _created_ns(path: Path, pack_id: uuid.UUID) -> int:
+def _left_pack(path: Path, pack_id: uuid.UUID) -> _LeftPack:
     with path.open("rb") as file:
         try:
             superblock = packformat.decode_superblock(file.read(packformat.SUPERBLOCK_BYTES))
-        except IntegrityError:
-            return os.fstat(file.fileno()).st_mtime_ns  # torn or damaged; each record names its pack, too
+        except IntegrityError:  # torn or damaged; each record names its pack, too
+            return _LeftPack(path, pack_id, os.fstat(file.fileno()).st_mtime_ns, has_superblock=False)
     if superblock.pack_id != pack_id:
         raise IntegrityError(
             "a pack has the name of another pack",
@@ -183,7 +190,7 @@ def _created_ns(path: Path, pack_id: uuid.UUID) -> int:
             found=str(superblock.pack_id),
             hint=f"move it out of the folder, or give it its own name again: {superblock.pack_id}{path.suffix}",
         )
-    return superblock.created_ns
+    return _LeftPack(path, pack_id, superblock.created_ns, has_superblock=True)
 
 
 @contextmanager
@@ -210,8 +217,10 @@ def _owned(pack: _LeftPack) -> Generator[int | None, None, None]:
         os.close(descriptor)
 
 
-def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink, is_there: IsThere) -> _Adopted | None:
-    """Tell the sink of the pack's blocks and put an end to the pack.
+def _adopt_blocks(
+    pack: _LeftPack, superblock: Superblock, known: Known, sink: GroupSink, is_there: IsThere
+) -> _Adopted | None:
+    """Tell the sink of the pack's blocks and put an end to the pack, and a begin where it is torn.
 
     None when there is nothing in it, a living writer owns it, or it is gone.
     """
@@ -238,6 +247,8 @@ def _adopt_blocks(pack: _LeftPack, known: Known, sink: GroupSink, is_there: IsTh
         was_sealed = _is_sealed(descriptor, pack.id)
         if not was_sealed:
             with durable.disk_full_explained(pack.path):
+                if not pack.has_superblock:
+                    packfile.write_superblock(descriptor, superblock)
                 packfile.seal_scanned(descriptor, pack.id, found)
     headers = tuple(record.header for record in found if record.header.type is RecordType.MANIFEST)
     sizes = (record.header.payload_bytes for record in found if record.header.type is RecordType.BLOCK)

@@ -58,7 +58,7 @@ def adopt(
 ) -> MemoryStore:
     """All that is found, as an empty catalog would be told."""
     memory = MemoryStore()
-    left = LeftPacks(folder, memory, memory)
+    left = LeftPacks(folder, VAULT_ID, memory, memory)
     held = adopt_held(backend, left, vault_id=vault_id, known=memory, sink=memory, warn=warnings.append)
     assert memory.sealed == {}
     for pack in held:
@@ -172,7 +172,12 @@ def test_versions_are_taken_one_by_one_and_those_of_released_contents_without_a_
 def test_what_lies_in_the_blocks_of_each_pack_is_told(tmp_path: Path, written: MemoryStore) -> None:
     backend, told = move(tmp_path, {0, 1, 2, 3}), MemoryStore()
     held = adopt_held(
-        backend, LeftPacks(tmp_path, told, told), vault_id=VAULT_ID, known=told, sink=told, warn=lambda _: None
+        backend,
+        LeftPacks(tmp_path, VAULT_ID, told, told),
+        vault_id=VAULT_ID,
+        known=told,
+        sink=told,
+        warn=lambda _: None,
     )
     sizes = Counter[uuid.UUID]()
     for place in written.blocks.values():

@@ -24,6 +24,7 @@ from holdfast.blocks.packfile import PackWriter
 from holdfast.blocks.packformat import RecordType
 from holdfast.blocks.packs import Packs
 from holdfast.errors import CapacityError, IntegrityError
+from holdfast.testing import flip_bit
 from holdfast.testing.backendfaults import BackendFault, FaultyBackend
 from holdfast.values import Locator, VersionEnd
 
@@ -57,7 +58,7 @@ def write_left_pack(folder: Path, memory: MemoryStore) -> Path:
 
 
 def recover(folder: Path, memory: MemoryStore) -> int:
-    return recover_packs(folder, known=memory, sink=memory, fence=FENCE)
+    return recover_packs(folder, vault_id=VAULT_ID, known=memory, sink=memory, fence=FENCE)
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +348,33 @@ def test_a_manifest_that_is_whole_and_makes_no_sense_is_an_error(tmp_path: Path)
     assert writer.path.exists()
 
 
+def test_law_8_a_pack_whose_begin_was_torn_says_again_what_it_is(
+    left: tuple[Path, MemoryStore], tmp_path: Path
+) -> None:
+    """Power was cut before anything was synced, and pages reach the disk in any order. Elsewhere nobody else could tell."""
+    path, _ = left
+    copied = tmp_path / path.name
+    shutil.copyfile(path, copied)
+    with copied.open("r+b") as file:
+        file.write(bytes(packformat.SUPERBLOCK_BYTES))
+    os.utime(copied, ns=(17, 17))
+    check_recovered(tmp_path, path, MemoryStore())
+    with copied.open("rb") as file:
+        said = packfile.read_superblock(file.fileno())
+    assert said == packformat.Superblock(VAULT_ID, uuid.UUID(path.stem), 17)
+
+
+def test_a_sealed_pack_whose_begin_is_damaged_is_not_written_to(left: tuple[Path, MemoryStore], tmp_path: Path) -> None:
+    path, _ = left
+    copied = tmp_path / path.name
+    shutil.copyfile(path, copied)
+    recover(tmp_path, MemoryStore())
+    flip_bit(copied, 20)
+    before = copied.read_bytes()
+    recover(tmp_path, MemoryStore())
+    assert copied.read_bytes() == before
+
+
 def test_a_footer_without_its_index_is_sealed_again(left: tuple[Path, MemoryStore], tmp_path: Path) -> None:
     """Power was cut amid the sealing: pages reach the disk in any order."""
     path, _ = left
@@ -389,7 +417,7 @@ def test_only_a_block_whose_pack_is_known_to_be_nowhere_is_read_from_where_it_wa
     if where != "folder":
         old.unlink()
     before = dict(memory.blocks)
-    assert recover_packs(Packs(folder, lambda: faulty), known=memory, sink=memory, fence=FENCE) == 1
+    assert recover_packs(Packs(folder, lambda: faulty), vault_id=VAULT_ID, known=memory, sink=memory, fence=FENCE) == 1
     assert memory.blocks == (newer.blocks if is_moved else before)
     assert faulty.calls["open"] == asked
 
@@ -400,5 +428,7 @@ def test_the_other_place_is_not_asked_at_the_usual_start_of_a_run(
     path, _ = left
     shutil.copyfile(path, tmp_path / path.name)
     memory, faulty = MemoryStore(), FaultyBackend(MemoryBackend())
-    assert recover_packs(Packs(tmp_path, lambda: faulty), known=memory, sink=memory, fence=FENCE) == 1
+    assert (
+        recover_packs(Packs(tmp_path, lambda: faulty), vault_id=VAULT_ID, known=memory, sink=memory, fence=FENCE) == 1
+    )
     assert not any(faulty.calls.values())

@@ -241,7 +241,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.manager.stop()
         self.keeper.close()
         self.heal()
-        recover_packs(self.folder, known=self.store, sink=self.store, fence=FENCE)
+        recover_packs(self.folder, vault_id=VAULT_ID, known=self.store, sink=self.store, fence=FENCE)
         self.begin()
         self.check_acked()
 

@@ -45,7 +45,7 @@ def put(keeper: PackKeeper, data: bytes) -> Locator:
 def check_kept(folder: Path, store: MemoryStore, wanted: list[bytes]) -> None:
     """All is told of and read, from the packs as they are and after they are scanned anew."""
     scanned = MemoryStore()
-    recover_packs(folder, known=scanned, sink=scanned, fence=FENCE)
+    recover_packs(folder, vault_id=VAULT_ID, known=scanned, sink=scanned, fence=FENCE)
     for known in (store, scanned):
         with keeper_for(folder, known) as keeper:
             assert [keeper.fetch(locator_of(data), 0, len(data)) for data in wanted] == wanted
