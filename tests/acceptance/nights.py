@@ -11,6 +11,15 @@ from pathlib import Path
 LONG_NAME = b"n" * 251 + b".fit"
 
 
+def plain_night(root: Path, *, large_bytes: int, smalls: int, small_bytes: int = 10_000) -> Path:
+    """A folder of one large file, `large`, and small ones, `small-0` and so on; random bytes."""
+    root.mkdir()
+    (root / "large").write_bytes(os.urandom(large_bytes))
+    for number in range(smalls):
+        (root / f"small-{number}").write_bytes(os.urandom(small_bytes))
+    return root
+
+
 def make_night(root: Path, seed: int = 1, *, before_1970: bool = True) -> Path:
     """A small folder with everything that a folder can hold and that is hard to keep.
 

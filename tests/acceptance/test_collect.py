@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from tests.acceptance.conftest import Archive
-from tests.acceptance.nights import differences
+from tests.acceptance.nights import differences, plain_night
+from tests.acceptance.stores import count_virtual_as_proof
 
 from holdfast import collecting
 from holdfast.blocks import BlockReader, Fence
@@ -39,28 +40,15 @@ EVERYTHING = CollectRequest(everything=True)
 
 @pytest.fixture
 def vault(vault: Path) -> Path:
-    """A vault whose owner lets virtual cartridges count: there are no others here."""
-    settings = vault / "holdfast.toml"
-    settings.write_text(
-        settings.read_text().replace("virtual_counts_as_proof = false", "virtual_counts_as_proof = true")
-    )
+    count_virtual_as_proof(vault)
     return vault
-
-
-def make_night(tmp_path: Path, name: str) -> Path:
-    night = tmp_path / name
-    night.mkdir()
-    (night / "large").write_bytes(os.urandom(900_000))
-    for number in range(10):
-        (night / f"small-{number}").write_bytes(os.urandom(10_000))
-    return night
 
 
 @pytest.fixture
 def nights(tmp_path: Path, vault: Path, archived: Archive) -> tuple[Path, Path]:
     """Two nights, each archived by a run of its own, and so in packs of its own."""
     del vault
-    first, second = make_night(tmp_path, "first"), make_night(tmp_path, "second")
+    first, second = (plain_night(tmp_path / name, large_bytes=900_000, smalls=10) for name in ("first", "second"))
     assert archived(first, now=True).exit_code() == 0
     assert archived(second, now=True).exit_code() == 0
     return first, second
@@ -118,7 +106,7 @@ def test_released_files_come_from_tape_and_their_room_comes_back(
 def test_law_4_nothing_is_released_that_is_not_proven_twice(
     vault: Path, nights: tuple[Path, Path], archived: Archive, tmp_path: Path, capsys: Capture
 ) -> None:
-    third = make_night(tmp_path, "third")
+    third = plain_night(tmp_path / "third", large_bytes=900_000, smalls=10)
     settings = vault / "holdfast.toml"
     settings.write_text(settings.read_text().replace('start_at = "0 B"', 'start_at = "1 GB"'))
     archived(third)  # in the store, and on no tape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from tests.acceptance.conftest import Archive
-from tests.acceptance.nights import differences
-from tests.acceptance.stores import digests, use_store
+from tests.acceptance.nights import differences, plain_night
+from tests.acceptance.stores import count_virtual_as_proof, digests, use_store
 
 from holdfast import moving
 from holdfast.blocks.backends import HeldPack, OpenPack, PackBackend, Progress
@@ -32,15 +31,6 @@ EVERYTHING = CollectRequest(everything=True)
 SMALLS = ("first/small-*", "second/small-*")
 
 
-def make_night(tmp_path: Path, name: str) -> Path:
-    night = tmp_path / name
-    night.mkdir()
-    (night / "large").write_bytes(os.urandom(900_000))
-    for number in range(10):
-        (night / f"small-{number}").write_bytes(os.urandom(10_000))
-    return night
-
-
 @pytest.fixture
 def shelf(tmp_path: Path) -> Path:
     shelf = tmp_path / "shelf"
@@ -51,10 +41,9 @@ def shelf(tmp_path: Path) -> Path:
 @pytest.fixture
 def nights(tmp_path: Path, vault: Path, shelf: Path, archived: Archive) -> tuple[Path, Path]:
     """Two nights, each archived by a run of its own, and so in packs of its own; all of them on the shelf."""
-    settings = vault / "holdfast.toml"
-    settings.write_text(settings.read_text().replace("as_proof = false", "as_proof = true"))
+    count_virtual_as_proof(vault)
     use_store(vault, shelf.as_uri())
-    first, second = make_night(tmp_path, "first"), make_night(tmp_path, "second")
+    first, second = (plain_night(tmp_path / name, large_bytes=900_000, smalls=10) for name in ("first", "second"))
     for night in (first, second):
         assert archived(night, now=True).exit_code() == EXIT_DONE
     assert digests(vault / "packs") == {}

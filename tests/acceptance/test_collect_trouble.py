@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
 
 import pytest
 from tests.acceptance.conftest import Archive
-from tests.acceptance.nights import differences
+from tests.acceptance.nights import differences, plain_night
+from tests.acceptance.stores import count_virtual_as_proof
 
 from holdfast import collecting
 from holdfast.blocks import Fence, packfile, packformat, recover_packs
@@ -31,22 +31,13 @@ EVERYTHING = CollectRequest(everything=True)
 
 @pytest.fixture
 def vault(vault: Path) -> Path:
-    """A vault whose owner lets virtual cartridges count: there are no others here."""
-    settings = vault / "holdfast.toml"
-    settings.write_text(
-        settings.read_text().replace("virtual_counts_as_proof = false", "virtual_counts_as_proof = true")
-    )
+    count_virtual_as_proof(vault)
     return vault
 
 
 @pytest.fixture
 def night(tmp_path: Path) -> Path:
-    night = tmp_path / "night"
-    night.mkdir()
-    (night / "large").write_bytes(os.urandom(400_000))
-    for number in range(3):
-        (night / f"small-{number}").write_bytes(os.urandom(10_000))
-    return night
+    return plain_night(tmp_path / "night", large_bytes=400_000, smalls=3)
 
 
 @pytest.fixture

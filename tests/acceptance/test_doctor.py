@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 from tests.acceptance.conftest import Archive
-from tests.acceptance.nights import differences
-from tests.acceptance.stores import use_store
+from tests.acceptance.nights import differences, plain_night
+from tests.acceptance.stores import count_virtual_as_proof, use_store
 
 from holdfast import moving
 from holdfast.blocks import packfile
@@ -35,12 +35,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def night(tmp_path: Path) -> Path:
-    night = tmp_path / "night"
-    night.mkdir()
-    (night / "large").write_bytes(os.urandom(600_000))
-    for number in range(5):
-        (night / f"small-{number}").write_bytes(os.urandom(9_000))
-    return night
+    return plain_night(tmp_path / "night", large_bytes=600_000, smalls=5, small_bytes=9_000)
 
 
 @pytest.fixture
@@ -175,8 +170,7 @@ def test_a_pack_that_was_collected_and_is_about_to_go_is_not_taken_over_again(
     kept: Path, night: Path, tmp_path: Path, archived: Archive, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else what is archived next would name blocks in it, and the next collection would remove it all the same."""
-    settings = kept / "holdfast.toml"
-    settings.write_text(settings.read_text().replace("as_proof = false", "as_proof = true"))
+    count_virtual_as_proof(kept)
     if place == "elsewhere":
         (tmp_path / "shelf").mkdir()
         use_store(kept, (tmp_path / "shelf").as_uri())
@@ -229,8 +223,7 @@ def test_packs_elsewhere_are_asked_as_well(
 def test_an_older_catalog_learns_where_blocks_lie_that_were_gathered_and_moved(
     elsewhere: Path, night: Path, tmp_path: Path
 ) -> None:
-    settings = elsewhere / "holdfast.toml"
-    settings.write_text(settings.read_text().replace("as_proof = false", "as_proof = true"))
+    count_virtual_as_proof(elsewhere)
     shutil.copytree(elsewhere / "catalog", tmp_path / "older")
     release(elsewhere, ReleaseRequest(patterns=("night/large",)))
     assert collect(elsewhere, CollectRequest(everything=True)).packs == 1
