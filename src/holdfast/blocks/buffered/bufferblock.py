@@ -89,6 +89,10 @@ class BufferBlock:
         return self.limit_bytes - self.size_bytes
 
     @property
+    def is_ended(self) -> bool:
+        return self.state in NOT_IN_MEMORY
+
+    @property
     def is_writable(self) -> bool:
         return self.state is BlockState.WRITABLE
 

@@ -173,7 +173,10 @@ class Committer:
                     self._failed.pop(block, None)
 
     def wait_settled(self, blocks: Iterable[BufferBlock]) -> None:
-        """Wait until none of the blocks is on its way; one that is WRITABLE is to be sealed when things are gathered."""
+        """Wait until none of the blocks is on its way; one that is WRITABLE is to be sealed when things are gathered.
+
+        Others may have sent one that failed on its way again by then.
+        """
         for block in blocks:
             self._settled.until(lambda block=block: self._is_settled(block))
 
@@ -185,9 +188,10 @@ class Committer:
             self.request_sync()
         return None
 
-    def pending(self) -> list[BufferBlock]:
+    def unstored(self) -> list[BufferBlock]:
+        """What is on its way, and what has failed; in one look, as a block may go from either to the other."""
         with self._lock:
-            return [block for flight in self._flights.values() for block in flight.blocks]
+            return [*(block for flight in self._flights.values() for block in flight.blocks), *self._failed]
 
     def failed(self) -> list[BufferBlock]:
         with self._lock:
@@ -226,7 +230,10 @@ class Committer:
     def _gather_requested(self) -> None:
         with self._sync_lock:
             self._line.done(None)
-            self._gather()
+            try:
+                self._gather()
+            except BaseException:  # noqa: BLE001 - what was not sealed is writable still; who waits for it asks again
+                return
 
     def _is_much_unsynced(self) -> bool:
         with self._lock:

@@ -16,6 +16,7 @@ the clean-up was interrupted, every later call raises `BlockError`, and `stop` g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ from holdfast.blocks.buffered.register import WritableBlocks
 from holdfast.blocks.buffered.slabs import Holder, SlabPool, process_pool
 from holdfast.blocks.buffered.views import View
 from holdfast.blocks.buffered.waiting import Trust
-from holdfast.errors import BlockFailure, BlockStateError, NotKeptError
+from holdfast.errors import BlockError, BlockFailure, BlockStateError, NotKeptError
 from holdfast.values import BLOCK_LIMIT_BYTES, Locator
 
 if TYPE_CHECKING:
@@ -40,6 +41,13 @@ STEP_BYTES = 1024 * 1024
 """Memory for so much is asked for at once."""
 
 CACHE_BYTES = 2 * BLOCK_LIMIT_BYTES
+
+
+class _Life(Enum):
+    NEW = "not entered yet"
+    RUNNING = "running"
+    STOPPING = "being stopped"
+    STOPPED = "stopped"
 
 
 class BlockManager:
@@ -91,10 +99,12 @@ class BlockManager:
         )
         self._cache = ReadCache(lambda locator: keeper.fetch(locator, 0, locator.size_bytes), cache_bytes)
         self._fetches = SingleFlight()
-        self._is_running = False
+        self._life = _Life.NEW
 
     def __enter__(self) -> BlockManager:
-        self._is_running = True
+        if self._life is not _Life.NEW:
+            raise BlockError("a block manager is entered once", found=self._life.value)
+        self._life = _Life.RUNNING
         try:
             self._pool.join(self)
             self._keeper.join(self)
@@ -117,8 +127,9 @@ class BlockManager:
         All memory goes back to the pool, also when this is interrupted; then a second call waits for the threads.
         Views that are open stay good. Once it has ended, a further call does nothing.
         """
-        if not self._is_running:
+        if self._life in (_Life.NEW, _Life.STOPPED):
             return
+        self._life = _Life.STOPPING  # first: whoever waits shall not take for stored what is let go
         try:
             self._writable.close()
             self._cache.stop()
@@ -127,7 +138,7 @@ class BlockManager:
         except BaseException:
             self._let_go()
             raise
-        self._is_running = False
+        self._life = _Life.STOPPED
 
     def _let_go(self) -> None:
         for block in self._writable.close():
@@ -168,7 +179,8 @@ class BlockManager:
     def append(self, block: BufferBlock, data: ReadableBuffer) -> int:
         """Copy `data` into the block; returns how many bytes were taken. Waits for memory.
 
-        Fewer than given: the block is full, or memory was short and it was committed early; go on with a new one.
+        Fewer than given: the block is full, or was committed early, as memory was short or somebody passed a barrier; go
+        on with a new one.
         Raises `BlockStateError` when the caller himself sealed it, and `MemoryBudgetError`.
         """
         self.check()
@@ -186,6 +198,7 @@ class BlockManager:
         One that failed is sent again; one that is on its way, or stored, is left alone. Raises `BlockStateError` for
         an empty or a deleted block and, when waiting, `NotKeptError`.
         """
+        self.check()
         if block.state is BlockState.DELETED or (block.is_writable and block.size_bytes == 0):
             raise BlockStateError("an empty or deleted block is not committed", place=str(block))
         self._committer.wait_for_room()
@@ -215,29 +228,34 @@ class BlockManager:
         What failed before is tried again. Raises one `NotKeptError` that lists whatever the store still did not take;
         it stays in memory, and is tried again by the next barrier. Contents that are not closed are left alone.
         """
-        while True:
-            self._committer.wait_for_room()
-            self._gather()
-            for block in self._writable.whole():
-                if block.size_bytes:
-                    self._committer.wait_for_room()
-                    self._writable.send(block)
-            if not self._writable.wait_sealed():  # looked at before what is pending: others are about to submit it
-                break
+        self.check()
+        self._committer.wait_for_room()
+        self._gather()
+        for block in self._writable.whole():
+            if block.size_bytes:
+                self._committer.wait_for_room()
+                self._writable.send(block, early=True)  # its owner may be another thread
         self._committer.retry_failed()
-        self._committer.wait_settled(self._committer.pending())
-        failures = self.errors()
-        if failures:
-            raise NotKeptError(failures)
+        self._wait_stored(self._committer.unstored())
+        self.check()  # else `stop` may have let go what was waited for
 
     def _settle(self, blocks: Sequence[BufferBlock], owner: str | None = None) -> None:
-        self._committer.wait_settled(blocks)
-        failures = [failure for block in blocks for failure in block.failures() if owner in (None, failure.owner)]
-        if failures:
-            raise NotKeptError(failures)
+        self._wait_stored(blocks, owner)
         for block in blocks:
             if block.state is not BlockState.COMMITTED:
                 raise BlockStateError("a block was let go before it was stored", place=str(block))
+
+    def _wait_stored(self, blocks: Sequence[BufferBlock], owner: str | None = None) -> None:
+        """Wait until each is stored or deleted, or has failed; raises `NotKeptError` that lists what failed."""
+        failures, left = list[BlockFailure](), list(blocks)
+        while left:
+            self._committer.wait_settled(left)
+            found = {block: block.failures() for block in left}
+            failures += [failure for each in found.values() for failure in each if owner in (None, failure.owner)]
+            # one that failed, and that somebody has sent again before this look, is waited for again
+            left = [block for block in left if not (found[block] or block.is_ended)]
+        if failures:
+            raise NotKeptError(failures)
 
     def errors(self) -> tuple[BlockFailure, ...]:
         """What the store has not taken so far, in the order in which it failed."""
@@ -259,8 +277,14 @@ class BlockManager:
     # -- what is open
 
     def check(self) -> None:
-        """Raise `BlockError` when an interrupt has left what cannot be mended."""
+        """Raise `BlockError` unless it is running: between `with` and `stop`, and not after an interrupt that cannot be mended."""
         self._trust.check()
+        if self._life is not _Life.RUNNING:
+            raise BlockError(
+                "a block manager that is not running takes nothing",
+                expected="a call inside its `with`",
+                found=f"it is {self._life.value}",
+            )
 
     def begun(self, content: ContentWriter) -> None:
         """The content has blocks."""
@@ -274,7 +298,7 @@ class BlockManager:
         """What is open, or on its way to the keeper; None when all is durable."""
         for content in list(self._open):
             return content.owner
-        blocks = [*self._writable.all(), *self._committer.pending(), *self._committer.failed()]
+        blocks = [*self._writable.all(), *self._committer.unstored()]
         return next((str(block) for block in blocks if block.size_bytes), None)
 
     # -- what the pool asks when memory is short
@@ -286,7 +310,7 @@ class BlockManager:
     def commit_early(self, block: Holder) -> None:
         """Commit a block as it is, unless somebody has sealed it by now."""
         assert isinstance(block, BufferBlock), "the pool gives back what it was given"
-        self._writable.send(block, early=True)
+        self._writable.try_send(block, early=True)
 
     def retry_failed(self) -> None:
         """Send every block that failed on its way again."""
