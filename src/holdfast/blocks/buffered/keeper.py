@@ -7,7 +7,6 @@ together and what stays in memory is the manager's.
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -128,7 +127,7 @@ class MemoryKeeper:
     def _copy(self, locator: Locator, parts: Sequence[memoryview]) -> memoryview:
         size = locator.size_bytes
         if len(self._arena) < size:
-            self._arena = memoryview(mmap.mmap(-1, max(size, ARENA_BYTES)))
+            self._arena = memoryview(touched_memory(max(size, ARENA_BYTES)))
         kept, self._arena = self._arena[:size], self._arena[size:]
         offset = 0
         for part in parts:

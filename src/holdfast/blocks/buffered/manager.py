@@ -54,7 +54,7 @@ class BlockManager:
     """Writes and reads blocks over a keeper; for any number of threads; use as a context manager.
 
     Leaving without an exception is a barrier (`commit_all`), then `stop`; leaving with one only stops. The keeper is
-    the caller's, and outlives the manager. `workers` bring blocks to it, and `line_limit` blocks may wait for them
+    the caller's, and outlives the manager. In a fork's child every call raises `BlockError`; a new manager is made there. `workers` bring blocks to it, and `line_limit` blocks may wait for them
     before who commits has to wait. `cache_bytes` bounds what is fetched ahead, beside the pool's budget.
     """
 
@@ -125,9 +125,9 @@ class BlockManager:
         """End every thread after what it has in hand. What is not durable by then is let go: nobody was told of it.
 
         All memory goes back to the pool, also when this is interrupted; then a second call waits for the threads.
-        Views that are open stay good. Once it has ended, a further call does nothing.
+        Views that are open stay good. Once it has ended, a further call does nothing, and none does in a fork's child.
         """
-        if self._life in (_Life.NEW, _Life.STOPPED):
+        if self._life in (_Life.NEW, _Life.STOPPED) or not self._trust.is_here:
             return
         self._life = _Life.STOPPING  # first: whoever waits shall not take for stored what is let go
         try:
@@ -324,8 +324,7 @@ class BlockManager:
         From memory as long as the block is there, else from the keeper. Raises `ValueError` for bytes that the block
         does not have, `BlockStateError` for a deleted one, and what the keeper raises.
         """
-        if self._trust.lost is not None:
-            self._trust.check()
+        self._trust.check()
         block = what if isinstance(what, BufferBlock) else self._committer.find(what)
         locator = what if isinstance(what, Locator) else what.locator
         if length is None:

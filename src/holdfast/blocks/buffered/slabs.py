@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import heapq
 import mmap
+import os
 import threading
 import time
 from collections import deque
 from enum import Enum
 from typing import Protocol
 
-from holdfast.blocks.buffered.waiting import Bell
+from holdfast.blocks.buffered.waiting import Bell, Home
 from holdfast.errors import MemoryBudgetError
 
 SLAB_BYTES = 64 * 1024
@@ -96,6 +97,7 @@ class SlabPool:
         self.patience_s = patience_s
         self.peak_bytes = 0
         self.is_doubtful = False
+        self._home = Home()
         self._lock = threading.Lock()
         self._line: deque[Bell] = deque()
         self._idle: list[memoryview] = []  # the last one back is the first one out: its bytes are still in the cache
@@ -299,6 +301,8 @@ class SlabPool:
                 self._wake()
 
     def join(self, user: MemoryUser) -> None:
+        """He is about to write. Raises `BlockError` in a fork of the pool's process."""
+        self._home.check()
         with self._lock:
             self._users[user] = None
 
@@ -339,7 +343,7 @@ def choose_fullest(sizes: list[int], wanted: int) -> list[int]:
 
 def touched_memory(size_bytes: int) -> mmap.mmap:
     """Memory whose pages the system has found already, large ones where it can: a fault amid a copy costs more than it."""
-    arena = mmap.mmap(-1, size_bytes)
+    arena = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a fork's child has its own
     try:
         arena.madvise(mmap.MADV_HUGEPAGE)
         arena.madvise(_MADV_POPULATE_WRITE)
@@ -351,6 +355,15 @@ def touched_memory(size_bytes: int) -> mmap.mmap:
 
 _process_pool: SlabPool | None = None
 _process_pool_lock = threading.Lock()
+
+
+def _begin_in_child() -> None:
+    """The parent's pool may be locked, and its slabs are lent to whom the child does not have."""
+    global _process_pool, _process_pool_lock
+    _process_pool, _process_pool_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def process_pool() -> SlabPool:
