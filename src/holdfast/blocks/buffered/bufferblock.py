@@ -72,7 +72,7 @@ class BufferBlock:
         self._hash_after_bytes = hash_after_bytes
         self._hashed_slabs = 0
         self._hasher: blake3 | None = None
-        self._pins = 0
+        self._pins: set[Pinned] = set()  # changed without the lock, in single steps
 
     def __str__(self) -> str:
         name = f"block {self.locator}" if self.locator else f"a block of {self.size_bytes} bytes"
@@ -291,8 +291,21 @@ class BufferBlock:
     def _let_go(self) -> None:
         if self._slabs:
             self._pool.set_hold(self, Hold.PINNED if self._pins else None)
-            if self._pins == 0:
+            if not self._pins:
                 self._pool.give_back(self._slabs)
+
+    def try_let_go(self) -> bool:
+        """Give the memory back that only readers still held. Whether it is; not when a lock is held that it takes.
+
+        It may be this very thread that holds it. Who holds the lock of a block waits for the pool's only, and who holds
+        that waits for nobody, so that another thread's is waited for safely.
+        """
+        if self._lock.locked() or self._pool.is_locked:
+            return False
+        with self._lock:
+            if self.is_ended:
+                self._let_go()
+        return not self._slabs
 
     # -- looking
 
@@ -312,7 +325,7 @@ class BufferBlock:
                 if not length or inside + length > self._slab_bytes:
                     return View(memoryview(b"".join(self._ranges(offset, length))))
                 view = View(self._slabs[number][inside : inside + length].toreadonly(), self._unpin)
-                self._pins += 1  # last: what is pinned has a view that ends it
+                self._pins.add(view)
             return view
         except BaseException:
             if view is not None:
@@ -327,7 +340,7 @@ class BufferBlock:
                 if self.state in NOT_IN_MEMORY:
                     raise BlockStateError("the bytes are in memory no more", place=str(self))
                 parts = Parts(self._ranges(0, self.size_bytes), self._unpin)
-                self._pins += 1
+                self._pins.add(parts)
             return parts
         except BaseException:
             if parts is not None:
@@ -344,9 +357,7 @@ class BufferBlock:
         return found
 
     def _unpin(self, pinned: Pinned) -> None:
-        with self._lock:
-            if pinned.is_pinned:
-                pinned.is_pinned = False
-                self._pins -= 1
-            if self._pins == 0 and self.state in NOT_IN_MEMORY:
-                self._let_go()
+        """No lock of this thread's is waited for: this may be the garbage collector, amid any step of its."""
+        self._pins.discard(pinned)
+        if self._slabs and not self._pins and self.is_ended:
+            self._pool.was_unread(self)

@@ -59,6 +59,10 @@ class Holder(Protocol):
     @property
     def user(self) -> MemoryUser | None: ...
 
+    def try_let_go(self) -> bool:
+        """Give back what only readers held, unless a lock is in the way; whether it is back."""
+        ...
+
 
 class MemoryUser(Protocol):
     """Somebody who fills blocks, asked to make room when memory is short. Called from any thread, without locks."""
@@ -104,6 +108,7 @@ class SlabPool:
         self._lent: dict[int, tuple[memoryview, MemoryUser | None]] = {}  # by the slab's id
         self._strays: dict[int, memoryview] = {}  # out still, but taken from the books
         self._spare: list[memoryview] = []  # strays that came back
+        self._unread: dict[Holder, None] = {}  # their last readers have ended, perhaps amid somebody's step
         self._changes = 0
         self._holds: dict[Holder, tuple[Hold, int]] = {}
         self._users: dict[MemoryUser, None] = {}
@@ -141,23 +146,45 @@ class SlabPool:
     ) -> list[memoryview] | None:
         """The same without waiting: None when there are too few, or others wait for them already."""
         slabs: list[memoryview] = [] if into is None else into
+        if self._unread:
+            self._take_unread()
         with self._lock:
             return slabs if not self._line and self._hand_out(count, user, slabs) else None
 
     def give_back(self, slabs: list[memoryview]) -> None:
         """The caller looks at them no more. They leave the list as they come back: interrupted, call it again."""
         with self._lock:
-            while slabs:
-                number = id(slabs[-1])
-                slab, is_lent, is_stray = slabs[-1], number in self._lent, number in self._strays
-                del slabs[-1]  # no call from here to the end of the step, so that a slab has one owner always
-                if is_lent:
-                    self._idle += [slab]
-                    del self._lent[number]
-                elif is_stray:
-                    self._spare += [slab]
-                    del self._strays[number]
-            self._wake()
+            self._give_back(slabs)
+
+    def _give_back(self, slabs: list[memoryview]) -> None:
+        while slabs:
+            number = id(slabs[-1])
+            slab, is_lent, is_stray = slabs[-1], number in self._lent, number in self._strays
+            del slabs[-1]  # no call from here to the end of the step, so that a slab has one owner always
+            if is_lent:
+                self._idle += [slab]
+                del self._lent[number]
+            elif is_stray:
+                self._spare += [slab]
+                del self._strays[number]
+        self._wake()
+
+    def was_unread(self, block: Holder) -> None:
+        """The last reader of a block that is in memory for readers only has ended; called amid any step of any thread.
+
+        What cannot be taken back at once, as a lock is held, is when somebody next asks for memory, or waits for it.
+        """
+        self._unread[block] = None
+        self._take_unread()
+
+    def _take_unread(self) -> None:
+        for block in list(self._unread):
+            if block.try_let_go():
+                self._unread.pop(block, None)
+
+    @property
+    def is_locked(self) -> bool:
+        return self._lock.locked()
 
     def note(self, error: BaseException) -> None:
         """What was being done with slabs has ended with `error`: after an interrupt names are checked against bytes."""
@@ -213,6 +240,7 @@ class SlabPool:
             if user is not None:
                 user.check()
             ticket = turn.ticket()
+            self._take_unread()
             with self._lock:
                 is_first = self._line[0] is turn
                 if is_first and self._hand_out(count, user, slabs):
@@ -309,8 +337,10 @@ class SlabPool:
     def leave(self, user: MemoryUser) -> None:
         """He writes no more. What he has not given back counts no more, but is lent to nobody before he does.
 
-        So views that are open stay good, and what an interrupt has lost is made up for. A second time ends the first.
+        So views that are open stay good, and what an interrupt has lost is made up for, as nobody can tell the two apart:
+        views that are left open beyond the end of their manager are beside the budget. A second time ends the first.
         """
+        self._take_unread()
         with self._lock:
             self._users.pop(user, None)
             for block in [block for block in self._holds if block.user is user]:

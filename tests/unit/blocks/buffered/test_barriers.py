@@ -110,6 +110,7 @@ def test_law_1_a_barrier_raises_when_the_manager_is_stopped_under_it(monkeypatch
         monkeypatch.setattr(manager._committer, "_tell_stop", then(real_tell, is_stopping.set))
         barrier = Thread(manager.commit_all)
         assert is_waiting.wait(PATIENCE_S)
+        gate.wait_reached()
         stopping = Thread(manager.stop)
         assert is_stopping.wait(PATIENCE_S)
         gate.opened.set()
