@@ -12,7 +12,7 @@ given back; ERROR was not taken by the store and keeps its bytes, so that it can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -81,3 +81,20 @@ class Claim:
     content_offset: int
     offset_bytes: int
     length_bytes: int
+
+
+class Naming:
+    """Held by whoever writes what he will name, from before his first block until that is named durably, or never will be.
+
+    As long, nobody gives up a block that was found in the store. `end` it; ending it again does nothing.
+    """
+
+    __slots__ = ("_end",)
+
+    def __init__(self, end: Callable[[], None] | None = None) -> None:
+        self._end = end
+
+    def end(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from blake3 import blake3
 
-from holdfast.blocks.buffered.blockstate import NOT_IN_MEMORY, BlockState, Claim, check_move, check_name
+from holdfast.blocks.buffered.blockstate import NOT_IN_MEMORY, BlockState, Claim, Naming, check_move, check_name
 from holdfast.blocks.buffered.slabs import Hold, MemoryUser, SlabPool
 from holdfast.blocks.buffered.views import Parts, Pinned, View
 from holdfast.errors import BlockFailure, BlockStateError
@@ -38,6 +38,7 @@ class BufferBlock:
         "error",
         "limit_bytes",
         "locator",
+        "naming",
         "owner",
         "sealed_early",
         "size_bytes",
@@ -64,6 +65,7 @@ class BufferBlock:
         self.locator: Locator | None = None
         self.error: BaseException | None = None
         self.sealed_early = False
+        self.naming = Naming()  # of a caller's own block
         self._pool = pool
         self._slab_bytes = pool.slab_bytes
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from holdfast.blocks.buffered.blockstate import BlockState
+from holdfast.blocks.buffered.blockstate import BlockState, Naming
 from holdfast.blocks.buffered.bufferblock import BufferBlock
 from holdfast.blocks.buffered.committer import Backoff, Committer
 from holdfast.blocks.buffered.content import ContentWriter
@@ -107,7 +107,7 @@ class BlockManager:
         self._life = _Life.RUNNING
         try:
             self._pool.join(self)
-            self._keeper.join(self)
+            self._keeper.begin_naming().end()  # raises here already when it is closed
             self._committer.start()
         except BaseException:
             self.stop()
@@ -133,7 +133,11 @@ class BlockManager:
         try:
             self._writable.close()
             self._cache.stop()
+            unstored = self._committer.unstored()
             self._committer.stop()
+            for block in unstored:
+                if block.state is BlockState.DELETED:
+                    block.naming.end()
             self._let_go()
         except BaseException:
             self._let_go()
@@ -144,9 +148,10 @@ class BlockManager:
         for block in self._writable.close():
             self.delete(block)
         self._writable.clear()
+        for content in list(self._open):
+            content.named()  # never will be
         self._open.clear()
         self._pool.leave(self)
-        self._keeper.leave(self)
 
     # -- writing
 
@@ -158,8 +163,14 @@ class BlockManager:
     def alloc(self, owner: str) -> BufferBlock:
         """A new block that the caller fills and commits; it takes memory as it is filled."""
         self.check()
-        block = BufferBlock(self._pool, owner, self.block_bytes, user=self)
-        self._writable.add(block, is_whole=True)
+        naming = self._keeper.begin_naming()
+        try:
+            block = BufferBlock(self._pool, owner, self.block_bytes, user=self)
+            block.naming = naming
+            self._writable.add(block, is_whole=True)
+        except BaseException:
+            naming.end()
+            raise
         return block
 
     def new_block(self, owner: str, content_offset: int, hash_after_bytes: int) -> BufferBlock:
@@ -273,6 +284,7 @@ class BlockManager:
         self._writable.drop(block)
         block.delete()
         self._committer.forget(block)
+        block.naming.end()
 
     # -- what is open
 
@@ -286,20 +298,21 @@ class BlockManager:
                 found=f"it is {self._life.value}",
             )
 
-    def begun(self, content: ContentWriter) -> None:
-        """The content has blocks."""
+    def begun(self, content: ContentWriter) -> Naming:
+        """The content has its first block; see `Naming`."""
         self._open[content] = None
+        return self._keeper.begin_naming()
 
     def ended(self, content: ContentWriter) -> None:
         """The content was closed or abandoned."""
         self._open.pop(content, None)
 
-    def unfinished(self) -> str | None:
-        """What is open, or on its way to the keeper; None when all is durable."""
-        for content in list(self._open):
-            return content.owner
-        blocks = [*self._writable.all(), *self._committer.unstored()]
-        return next((str(block) for block in blocks if block.size_bytes), None)
+    def named(self, block: BufferBlock) -> None:
+        """A block from `alloc` is named durably by now, or never will be: a collector need not wait for it any more.
+
+        As long as this is not said, nor the block deleted, it is safe from one until the keeper is closed.
+        """
+        block.naming.end()
 
     # -- what the pool asks when memory is short
 

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from holdfast.blocks.buffered.keeper import KeeperUser, check_epoch
+from holdfast.blocks.buffered.blockstate import Naming
+from holdfast.blocks.buffered.keeper import check_epoch
 from holdfast.blocks.buffered.waiting import Home
 from holdfast.blocks.fence import Fence, Pass
 from holdfast.blocks.manifest import Manifest
@@ -53,15 +54,24 @@ LEFT_PACKS = 64
 """So many packs that were given up are owned at most until the end: each takes a descriptor."""
 
 
+@dataclass(slots=True, eq=False)
+class _HeldPass:
+    """A pass, and how many hold it: those who began to name under it, and the keeper as long as it is the newest."""
+
+    fence_pass: Pass
+    holders: int = 1
+
+
 class PackKeeper:
     """A `BlockKeeper` over packs; use as a context manager, and end the managers above it first. Outside of its `with`,
     and in a fork's child, it raises `BlockError`.
 
     `packs`: where they are read from; a folder stands for those in it. New ones are made in the folder.
 
-    `index` and `sink` are asked and told from any thread, never two tellings at once. A pass of the `fence` is held from
-    begin to end, so that no block that was found here is given up before the caller has named it; who keeps a keeper for
-    long says now and then that all was `named`. Leaving the block without an exception seals the pack; leaving it with
+    `index` and `sink` are asked and told from any thread, never two tellings at once. Passes of the `fence` are held so that
+    no block that was found here is given up before the caller has named it: whoever begins to name holds the newest, until he
+    has ended, and the keeper holds that one, too. Who keeps a keeper for long calls `renew` now and then, else a collector
+    waits for its end. Leaving the block without an exception seals the pack; leaving it with
     one only closes it. What was put and never synced is named by nobody.
     """
 
@@ -84,9 +94,10 @@ class PackKeeper:
         self._index = index
         self._sink = sink
         self._fence = fence
-        self._naming = threading.Lock()  # the pass and those who look for blocks under it
-        self._held: Pass | None = None
-        self._users: dict[KeeperUser, None] = {}
+        self._naming = threading.Lock()  # the passes
+        self._held: _HeldPass | None = None  # the newest
+        self._passes: dict[_HeldPass, None] = {}
+        self._look = 0
         self._is_closed = False
         self._epoch = 0
         self._lock = threading.Lock()  # the packs below; held while a block is appended, not while one is synced
@@ -102,7 +113,7 @@ class PackKeeper:
         self._places: OrderedDict[Locator, BlockPlace] = OrderedDict()
 
     def __enter__(self) -> PackKeeper:
-        self.named()
+        self.renew()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -128,41 +139,42 @@ class PackKeeper:
                 return True
         return self._index.find_block_to_name(locator) is not None
 
-    def named(self) -> None:
-        """Whatever was found or stored until now is named durably, or never will be: no collector need wait for it.
+    def begin_naming(self) -> Naming:
+        with self._naming:
+            self._check_open()
+            held = self._held
+            assert held is not None, "an open keeper holds a pass"
+            held.holders += 1
+        return Naming(lambda: self._end(held))
 
-        Raises `BlockError` when something is not whole yet that may rest on blocks found before, and keeps the pass.
+    def _end(self, held: _HeldPass) -> None:
+        with self._naming:
+            held.holders -= 1
+            if held.holders == 0:
+                held.fence_pass.end()
+                self._passes.pop(held, None)
+
+    def renew(self) -> None:
+        """Whoever begins to name from now on holds a fresh pass; the one before ends with the last who holds it.
+
+        So a collector need not wait for the end of the keeper, but only for those who had begun before it did. Nobody has
+        to know what others are writing.
         """
+        self._home.check()
         with self._naming:
             if self._is_closed:
                 raise BlockError("the keeper is closed", place=str(self._folder))
-            fresh = self._fence.take_pass()  # before the look: what is begun after it finds blocks under this one
-            try:
-                self._check_finished()
-            except BaseException:
-                fresh.end()
-                raise
-            held, self._held = self._held, fresh
-        if held is not None:
-            held.end()
+            fresh = _HeldPass(self._fence.take_pass())
+            self._passes[fresh] = None
+            # the number first: who holds the fresh pass takes over no look that is older than it
+            self._look += 1
+            before, self._held = self._held, fresh
+        if before is not None:
+            self._end(before)
 
-    def _check_finished(self) -> None:
-        unfinished = [found for user in self._users if (found := user.unfinished()) is not None]
-        if unfinished:
-            raise BlockError(
-                "not all is named yet",
-                place=str(self._folder),
-                found=f"{unfinished[0]} is still being written",
-                hint="close or abandon every content and pass a barrier first",
-            )
-
-    def join(self, user: KeeperUser) -> None:
-        with self._naming:
-            self._users[user] = None
-
-    def leave(self, user: KeeperUser) -> None:
-        with self._naming:
-            self._users.pop(user, None)
+    @property
+    def look(self) -> int:
+        return self._look
 
     @property
     def epoch(self) -> int:
@@ -327,9 +339,10 @@ class PackKeeper:
             while self._left:
                 os.close(self._left.pop())
         with self._naming:
-            if self._held is not None:
-                self._held.end()
-                self._held = None
+            self._held = None
+            for held in self._passes:
+                held.fence_pass.end()
+            self._passes.clear()
         with self._reading:
             readers, self._readers = self._readers, []
         for reader in readers:

@@ -102,7 +102,7 @@ def test_a_collector_waits_for_whoever_found_a_block(tmp_path: Path) -> None:
         assert not keeper.has(locator_of(b"other"))
         fence.raise_to(1)
         assert not fence.is_clear(1)
-        keeper.named()
+        keeper.renew()
         assert fence.is_clear(1)
         fence.raise_to(2)
         assert not fence.is_clear(2)
@@ -526,8 +526,9 @@ def test_a_closed_keeper_takes_nothing(tmp_path: Path) -> None:
         keeper.close()
         with pytest.raises(BlockError, match="the keeper is closed"):
             put(keeper, b"late")
-        with pytest.raises(BlockError, match="the keeper is closed"):
-            keeper.named()
+        for act in (keeper.renew, keeper.begin_naming):
+            with pytest.raises(BlockError, match="the keeper is closed"):
+                act()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -667,29 +668,77 @@ def test_a_sealed_pack_that_the_sink_did_not_take_is_told_of_again(tmp_path: Pat
         assert set(store.sealed) == set(store.packs)
 
 
-def test_a_keeper_does_not_call_named_what_is_still_being_written(tmp_path: Path) -> None:
+def test_law_3_a_collector_waits_for_who_has_found_a_block_and_not_named_it_whatever_others_say(tmp_path: Path) -> None:
+    """One has his segments and is about to name them; another one keeps house meanwhile."""
     store, fence = MemoryStore(), Fence(tmp_path / "fence")
     with keeper_for(tmp_path, store, fence=fence) as keeper:
         with BlockManager(keeper, pool=SlabPool(8 * PIECE)) as manager:
-            content = manager.content("night.dat")
+            content, other = manager.content("night.dat"), manager.content("other")
             content.write(b"abc")
-            fence.raise_to(1)
-            with pytest.raises(BlockError, match=r"not all is named yet.*night\.dat is still being written"):
-                keeper.named()
-            assert not fence.is_clear(1)
             content.close()
-            keeper.named()
-            assert fence.is_clear(1)
+            fence.raise_to(1)  # a collector has condemned what nobody names
+            keeper.renew()
+            other.write(b"abc")
+            other.close()
+            assert not fence.is_clear(1)
+        keeper.renew()  # the manager has ended, its caller has not
+        assert not fence.is_clear(1)
+        content.named()
+        assert fence.is_clear(1)  # the other one began after it
         fence.raise_to(2)
-        keeper.named()  # the manager has ended
+        assert not fence.is_clear(2)
+        other.named()
+        keeper.renew()
         assert fence.is_clear(2)
+    fence.raise_to(3)
+    assert fence.is_clear(3)
 
 
-def test_passes_are_not_lost_when_several_threads_say_that_all_is_named(tmp_path: Path) -> None:
+def test_law_3_a_content_that_began_under_a_fresh_pass_takes_over_nothing_that_was_found_before(tmp_path: Path) -> None:
+    """Its equal one is on its way still, and was found in the store before it was condemned."""
+    store, gate, looks = MemoryStore(), threading.Event(), list[int]()
+    with keeper_for(tmp_path, store) as keeper:
+        real_has, real_sync = keeper.has, keeper.sync
+
+        def has(locator: Locator) -> bool:
+            looks.append(keeper.look)
+            return real_has(locator)
+
+        def sync(epoch: int | None = None) -> None:
+            assert gate.wait(PATIENCE_S)
+            real_sync(epoch)
+
+        keeper.has, keeper.sync = has, sync  # type: ignore[method-assign]
+        with BlockManager(keeper, pool=SlabPool(40 * PIECE), workers=1) as manager:
+            blocks = [manager.alloc(str(number)) for number in range(2)]
+            for block in blocks:
+                manager.append(block, b"abc")
+                manager.commit(block)
+            keeper.renew()
+            blocks.append(manager.alloc("later"))
+            manager.append(blocks[2], b"abc")
+            manager.commit(blocks[2])
+            gate.set()
+            manager.commit_all()
+        keeper.sync = real_sync  # type: ignore[method-assign]
+        assert len(looks) == 2
+        assert looks[1] == keeper.look
+    check_kept(tmp_path, store, [b"abc"])
+
+
+def test_passes_are_not_lost_when_several_threads_renew_them_and_name(tmp_path: Path) -> None:
     fence = Fence(tmp_path / "fence")
     with keeper_for(tmp_path, MemoryStore(), fence=fence) as keeper:
         before = descriptors()
-        for thread in [Thread(lambda: [keeper.named() for _ in range(50)]) for _ in range(4)]:
+
+        def work() -> None:
+            for _ in range(50):
+                naming = keeper.begin_naming()
+                keeper.renew()
+                naming.end()
+                naming.end()
+
+        for thread in [Thread(work) for _ in range(4)]:
             thread.join_result()
         assert descriptors() == before
     fence.raise_to(1)
