@@ -73,6 +73,10 @@ def check_name(name: Locator, parts: Sequence[memoryview], owner: str) -> None:
         )
 
 
+CLAIM_BYTES = 256
+"""So much of the budget a claim counts for: what is remembered of a content that lies in a shared block."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What lies in a block: `length_bytes` from `offset_bytes` of it are those from `content_offset` of `owner`."""

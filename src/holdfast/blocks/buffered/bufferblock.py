@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 from blake3 import blake3
 
-from holdfast.blocks.buffered.blockstate import NOT_IN_MEMORY, BlockState, Claim, Naming, check_move, check_name
+from holdfast.blocks.buffered.blockstate import (
+    CLAIM_BYTES,
+    NOT_IN_MEMORY,
+    BlockState,
+    Claim,
+    Naming,
+    check_move,
+    check_name,
+)
 from holdfast.blocks.buffered.slabs import Hold, MemoryUser, SlabPool
 from holdfast.blocks.buffered.views import Parts, Pinned, View
 from holdfast.errors import BlockFailure, BlockStateError
@@ -22,6 +30,7 @@ class BufferBlock:
 
     BLAKE3 is taken while bytes are appended, each byte once; of blocks that may yet be copied into another one it is
     taken only when more than `hash_after_bytes` have come. `size_bytes` never falls; `locator` is known once sealed.
+    What is remembered of the contents in it takes slabs, too.
     """
 
     __slots__ = (
@@ -175,7 +184,8 @@ class BufferBlock:
 
     def _slabs_missing(self, length_bytes: int) -> int:
         end = min(self.size_bytes + length_bytes, self.limit_bytes)
-        return -(-end // self._slab_bytes) - len(self._slabs)
+        of_claims = len(self._claims) * CLAIM_BYTES // self._slab_bytes
+        return -(-end // self._slab_bytes) + of_claims - len(self._slabs)
 
     def _take_in(self, slabs: list[memoryview], length_bytes: int) -> None:
         count = self._slabs_missing(length_bytes)
@@ -212,6 +222,16 @@ class BufferBlock:
         if slabs:
             self._pool.give_back(slabs)
         self._pool.tell_grown()
+
+    def drop_claim(self, offset: int) -> bool:
+        """The content at `offset` is not wanted; whether the block was wanted for it only, and is DELETED now."""
+        with self._lock:
+            claims = [claim for claim in self._claims if claim.offset_bytes != offset]
+            is_last = bool(self._claims) and not claims
+            self._claims = claims
+            if is_last:
+                self._end_locked(BlockState.DELETED)
+            return is_last
 
     # -- moving on
 
@@ -275,15 +295,18 @@ class BufferBlock:
 
     def _end(self, state: BlockState) -> bool:
         with self._lock:
-            is_first = self.state is not BlockState.DELETED
-            if is_first:
-                if state is not BlockState.DELETED:
-                    check_move(self.state, state, self)
-                self.state = state  # first: nobody looks at memory that may be another block's
-                self._claims.clear()
-                self._hasher = None
-            self._let_go()
-            return is_first
+            return self._end_locked(state)
+
+    def _end_locked(self, state: BlockState) -> bool:
+        is_first = self.state is not BlockState.DELETED
+        if is_first:
+            if state is not BlockState.DELETED:
+                check_move(self.state, state, self)
+            self.state = state  # first: nobody looks at memory that may be another block's
+            self._claims.clear()
+            self._hasher = None
+        self._let_go()
+        return is_first
 
     def _move(self, state: BlockState, hold: Hold) -> None:
         check_move(self.state, state, self)

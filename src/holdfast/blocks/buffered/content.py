@@ -44,6 +44,8 @@ class Blocks(Protocol):
 
     def delete(self, block: BufferBlock) -> None: ...
 
+    def unpack(self, block: BufferBlock, offset: int) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
@@ -169,8 +171,13 @@ class ContentWriter:
         self._naming.end()
 
     def abandon(self) -> None:
-        """The content is not wanted: its own blocks are let go. What lies in a shared block stays, named by nobody."""
+        """The content is not wanted: its own blocks are let go. What lies in a shared block stays, named by nobody, as long
+        as another content in it is wanted; no barrier tells of it any more.
+        """
         self._is_abandoned = True
+        for piece in self._pieces or ():
+            if piece.block not in self._blocks:
+                self._manager.unpack(piece.block, piece.offset_bytes)
         for block in self._blocks:
             self._manager.delete(block)
         self._manager.ended(self)

@@ -42,6 +42,9 @@ STEP_BYTES = 1024 * 1024
 
 CACHE_BYTES = 2 * BLOCK_LIMIT_BYTES
 
+SHOWN_FAILURES = 20
+"""So many failures are told of in the text of an error; its `failures` has them all."""
+
 
 class _Life(Enum):
     NEW = "not entered yet"
@@ -222,6 +225,11 @@ class BlockManager:
         """See `Packer.pack`."""
         return self._packer.pack(content)
 
+    def unpack(self, block: BufferBlock, offset: int) -> None:
+        """The content at `offset` of a shared block is not wanted; one in which nothing is any more is deleted."""
+        if block.drop_claim(offset):
+            self.delete(block)
+
     def _gather(self) -> None:
         self._packer.send_shared()
 
@@ -266,7 +274,7 @@ class BlockManager:
             # one that failed, and that somebody has sent again before this look, is waited for again
             left = [block for block in left if not (found[block] or block.is_ended)]
         if failures:
-            raise NotKeptError(failures)
+            raise _not_kept(failures)
 
     def errors(self) -> tuple[BlockFailure, ...]:
         """What the store has not taken so far, in the order in which it failed."""
@@ -370,3 +378,13 @@ class BlockManager:
         What cannot be fetched is heard of by who reads it.
         """
         return self._cache.prefetch(locator for locator in locators if self._committer.find(locator) is None)
+
+
+def _not_kept(failures: Sequence[BlockFailure]) -> NotKeptError:
+    """The error with all the failures, whose text does not grow with them."""
+    one_each = {failure.block: failure for failure in failures}
+    error = NotKeptError(tuple(one_each.values()))
+    more = len(failures) - SHOWN_FAILURES
+    error.found = "; ".join(map(str, failures[:SHOWN_FAILURES])) + (f"; and {more} more" if more > 0 else "")
+    error.failures = tuple(failures)
+    return error

@@ -15,7 +15,7 @@ from holdfast.blocks.buffered.slabs import MemoryUser, SlabPool
 from holdfast.blocks.buffered.waiting import Trust
 
 SHARED_CONTENTS = 8192
-"""A shared block is full when it holds so many contents: what is remembered of them is bounded, too."""
+"""A shared block is full when it holds so many contents. What is remembered of them is part of the budget."""
 
 Packed = tuple[BufferBlock, int]
 """A shared block, and the offset of a content in it."""
