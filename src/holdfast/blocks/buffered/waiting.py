@@ -117,7 +117,8 @@ class Trust(Home):
 
     def check(self) -> None:
         """Raise `BlockError` when it cannot: nobody shall wait for what may never come."""
-        super().check()
+        if self._forks != _forks:
+            super().check()
         if self.lost is not None:
             raise BlockError(
                 "the block manager was interrupted amid a step that it could not end",
