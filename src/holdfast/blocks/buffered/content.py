@@ -30,6 +30,8 @@ class Blocks(Protocol):
 
     def check(self) -> None: ...
 
+    def abandon_later(self, content: ContentWriter) -> None: ...
+
     def begun(self, content: ContentWriter) -> Naming: ...
 
     def ended(self, content: ContentWriter) -> None: ...
@@ -76,12 +78,18 @@ class ContentWriter:
             return sum(piece.length_bytes for piece in self._pieces)
         return sum(block.size_bytes for block in self._blocks)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._pieces is not None
+
     def __enter__(self) -> ContentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind is None and not self._is_abandoned:
             self.close()
+        elif kind is GeneratorExit:  # perhaps the garbage collector, amid any step of this thread: no lock may be taken
+            self._manager.abandon_later(self)
         elif self._pieces is None:
             self.abandon()
 

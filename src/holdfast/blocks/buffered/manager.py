@@ -82,6 +82,7 @@ class BlockManager:
         self.step_bytes = min(STEP_BYTES, max(1, self._pool.slab_count // 4) * self._pool.slab_bytes)
         self._trust = Trust()
         self._open: dict[ContentWriter, None] = {}
+        self._unwanted: dict[ContentWriter, None] = {}  # to be abandoned by whoever comes next
         self._committer = Committer(
             keeper,
             workers=workers,
@@ -154,6 +155,7 @@ class BlockManager:
         for content in list(self._open):
             content.named()  # never will be
         self._open.clear()
+        self._unwanted.clear()
         self._pool.leave(self)
 
     # -- writing
@@ -161,11 +163,13 @@ class BlockManager:
     def content(self, owner: str) -> ContentWriter:
         """A new content. `owner` names it in errors; a path, for people."""
         self.check()
+        self._abandon_unwanted()
         return ContentWriter(self, owner)
 
     def alloc(self, owner: str) -> BufferBlock:
         """A new block that the caller fills and commits; it takes memory as it is filled."""
         self.check()
+        self._abandon_unwanted()
         naming = self._keeper.begin_naming()
         try:
             block = BufferBlock(self._pool, owner, self.block_bytes, user=self)
@@ -306,6 +310,16 @@ class BlockManager:
                 found=f"it is {self._life.value}",
             )
 
+    def abandon_later(self, content: ContentWriter) -> None:
+        """The content is not wanted; takes no lock. It is let go when somebody next begins to write, or needs memory."""
+        self._unwanted[content] = None
+
+    def _abandon_unwanted(self) -> None:
+        for content in list(self._unwanted):
+            if not content.is_closed:
+                content.abandon()
+            self._unwanted.pop(content, None)
+
     def begun(self, content: ContentWriter) -> Naming:
         """The content has its first block; see `Naming`."""
         self._open[content] = None
@@ -326,7 +340,10 @@ class BlockManager:
 
     def writable_blocks(self) -> list[Holder]:
         """The blocks that hold memory and could be committed early."""
-        return list[Holder](self._writable.with_memory()) if self._trust.lost is None else []
+        if self._trust.lost is not None:
+            return []
+        self._abandon_unwanted()
+        return list[Holder](self._writable.with_memory())
 
     def commit_early(self, block: Holder) -> None:
         """Commit a block as it is, unless somebody has sealed it by now."""

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
-from tests.unit.blocks.buffered.blockkit import SLAB, Fault, interrupted, manager_of, noise, pool_of, read_segments
+from tests.unit.blocks.buffered.blockkit import (
+    SLAB,
+    Fault,
+    Thread,
+    interrupted,
+    manager_of,
+    noise,
+    pool_of,
+    read_segments,
+)
 
 from holdfast.blocks import BufferBlock, MemoryKeeper
 from holdfast.blocks.buffered.blockstate import Naming
@@ -98,3 +109,30 @@ def test_what_is_let_go_by_the_end_of_the_manager_is_named_by_nobody() -> None:
         content = manager.content("open")
         content.write(noise(SLAB))
     assert keeper.count == 0
+
+
+def test_a_content_in_a_generator_that_is_dropped_is_abandoned_without_a_lock() -> None:
+    """As by the garbage collector, which may come amid a step of the same thread."""
+    keeper, pool = Namings(), pool_of(8)
+
+    def writing() -> Generator[None, None, None]:
+        with manager.content("dropped") as content:
+            content.write(noise(7 * SLAB))
+            yield
+
+    def drop(generator: Generator[None, None, None]) -> None:
+        with manager._writable._lock, pool._lock:
+            generator.close()
+
+    with manager_of(keeper, pool) as manager:
+        first, second = writing(), writing()
+        next(first)
+        Thread(drop, first).join_result()
+        manager.content("next")
+        assert (pool.used_bytes, keeper.count) == (0, 0)
+        block = manager.alloc("x")
+        next(second)
+        Thread(drop, second).join_result()
+        manager.append(block, noise(3 * SLAB))  # needs its memory
+        manager.commit(block, wait=True)
+        assert keeper.puts == [block.locator]
