@@ -76,6 +76,20 @@ def test_law_1_nothing_passes_for_stored_as_somebody_else_sends_it_again(is_barr
         assert read_segments(manager, content.close()) == b"abc"
 
 
+def test_law_1_what_has_failed_again_before_a_barrier_looks_is_told_of() -> None:
+    keeper = MemoryKeeper()
+    fault = failing(keeper)
+    with manager_of(keeper, backoff=Backoff(tries=1)) as manager:
+        block = manager.alloc("a file")
+        manager.append(block, b"abc")
+        real_retry, real_wait = manager._committer.retry_failed, manager._committer.wait_settled
+        manager._committer.retry_failed = then(real_retry, lambda: real_wait([block]))  # type: ignore[method-assign]
+        for _ in range(2):
+            with pytest.raises(NotKeptError, match="a file bytes 0 to 3"):
+                manager.commit_all()
+        fault.is_on = False
+
+
 def test_law_1_two_barriers_at_once_on_a_store_that_takes_nothing_both_raise() -> None:
     keeper = MemoryKeeper()
     fault, lies = failing(keeper), list[str]()
@@ -111,6 +125,8 @@ def test_law_1_a_barrier_raises_when_the_manager_is_stopped_under_it(monkeypatch
         barrier = Thread(manager.commit_all)
         assert is_waiting.wait(PATIENCE_S)
         gate.wait_reached()
+        # the barrier is to end before the stop does
+        monkeypatch.setattr(manager, "_let_go", after(lambda: barrier.join(PATIENCE_S), manager._let_go))
         stopping = Thread(manager.stop)
         assert is_stopping.wait(PATIENCE_S)
         gate.opened.set()

@@ -11,7 +11,7 @@ from tests.unit.blocks.buffered.blockkit import noise, pool_of, read_segments
 from tests.unit.blocks.buffered.test_packkeeper import check_kept, keeper_for, put
 from tests.unit.blocks.kit import MemoryStore
 
-from holdfast.blocks import BlockManager, MemoryKeeper, process_pool
+from holdfast.blocks import BlockManager, MemoryKeeper, SlabPool, process_pool
 from holdfast.blocks.buffers import BufferPool
 from holdfast.errors import BlockError
 
@@ -54,16 +54,17 @@ def test_law_7_a_child_that_writes_blocks_of_its_own_changes_none_of_the_parent(
     assert process_pool() is pool
 
 
-def test_the_memory_of_a_pool_of_buffers_is_the_parents_own() -> None:
-    pool = BufferPool(1, 4096)
-    buffer = pool.take()
-    buffer.view[:6] = b"parent"
+def test_the_memory_of_a_pool_is_the_parents_own() -> None:
+    memories = [BufferPool(1, 4096).take().view, SlabPool(2**16).take(1)[0]]
+    for view in memories:
+        view[:6] = b"parent"
 
     def overwrite() -> None:
-        buffer.view[:6] = b"child!"
+        for view in memories:
+            view[:6] = b"child!"
 
     assert in_child(overwrite) == 0
-    assert buffer.view[:6] == b"parent"
+    assert [bytes(view[:6]) for view in memories] == 2 * [b"parent"]
 
 
 def test_a_manager_and_its_pool_refuse_in_a_child() -> None:
