@@ -372,10 +372,12 @@ def choose_fullest(sizes: list[int], wanted: int) -> list[int]:
 
 
 def touched_memory(size_bytes: int) -> mmap.mmap:
-    """Memory whose pages the system has found already, large ones where it can: a fault amid a copy costs more than it."""
+    """Memory whose pages the system has found already: a fault amid a copy costs more than it.
+
+    Large pages are not asked for: where memory is in pieces the system moves it about to make some, in the caller's time.
+    """
     arena = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a fork's child has its own
     try:
-        arena.madvise(mmap.MADV_HUGEPAGE)
         arena.madvise(_MADV_POPULATE_WRITE)
     except OSError:
         for start in range(0, len(arena), mmap.PAGESIZE):
