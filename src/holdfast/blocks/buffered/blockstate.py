@@ -102,3 +102,7 @@ class Naming:
         end, self._end = self._end, None
         if end is not None:
             end()
+
+
+NO_NAMING = Naming()
+"""Of what is not, or not yet, to be named."""

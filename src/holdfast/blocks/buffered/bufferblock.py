@@ -12,10 +12,10 @@ from blake3 import blake3
 
 from holdfast.blocks.buffered.blockstate import (
     CLAIM_BYTES,
+    NO_NAMING,
     NOT_IN_MEMORY,
     BlockState,
     Claim,
-    Naming,
     check_move,
     check_name,
 )
@@ -74,7 +74,7 @@ class BufferBlock:
         self.locator: Locator | None = None
         self.error: BaseException | None = None
         self.sealed_early = False
-        self.naming = Naming()  # of a caller's own block
+        self.naming = NO_NAMING  # a caller's own block has one
         self._pool = pool
         self._slab_bytes = pool.slab_bytes
         self._lock = threading.Lock()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
-from holdfast.blocks.buffered.blockstate import BlockState, Naming
+from holdfast.blocks.buffered.blockstate import NO_NAMING, BlockState, Naming
 from holdfast.blocks.buffered.bufferblock import BufferBlock
 from holdfast.errors import BlockStateError
 from holdfast.values import Segment
@@ -69,7 +69,7 @@ class ContentWriter:
         self._blocks: list[BufferBlock] = []
         self._pieces: list[_Piece] | None = None  # known once it is closed
         self._is_abandoned = False
-        self._naming = Naming()
+        self._naming = NO_NAMING
 
     @property
     def size_bytes(self) -> int:
