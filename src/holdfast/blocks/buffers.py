@@ -30,7 +30,8 @@ class BufferPool:
         self.size_bytes = size_bytes
         self._free: queue.SimpleQueue[Buffer] = queue.SimpleQueue()
         for _ in range(count):
-            memory = mmap.mmap(-1, size_bytes)
+            # a fork's child has its own
+            memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             self._free.put(Buffer(memory, memoryview(memory)))
 
     def take(self) -> Buffer:

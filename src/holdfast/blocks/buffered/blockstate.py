@@ -12,7 +12,7 @@ given back; ERROR was not taken by the store and keeps its bytes, so that it can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -73,6 +73,10 @@ def check_name(name: Locator, parts: Sequence[memoryview], owner: str) -> None:
         )
 
 
+CLAIM_BYTES = 256
+"""So much of the budget a claim counts for: what is remembered of a content that lies in a shared block."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What lies in a block: `length_bytes` from `offset_bytes` of it are those from `content_offset` of `owner`."""
@@ -81,3 +85,24 @@ class Claim:
     content_offset: int
     offset_bytes: int
     length_bytes: int
+
+
+class Naming:
+    """Held by whoever writes what he will name, from before his first block until that is named durably, or never will be.
+
+    As long, nobody gives up a block that was found in the store. `end` it; ending it again does nothing.
+    """
+
+    __slots__ = ("_end",)
+
+    def __init__(self, end: Callable[[], None] | None = None) -> None:
+        self._end = end
+
+    def end(self) -> None:
+        end, self._end = self._end, None
+        if end is not None:
+            end()
+
+
+NO_NAMING = Naming()
+"""Of what is not, or not yet, to be named."""

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 from blake3 import blake3
 
-from holdfast.blocks.buffered.blockstate import NOT_IN_MEMORY, BlockState, Claim, check_move, check_name
+from holdfast.blocks.buffered.blockstate import (
+    CLAIM_BYTES,
+    NO_NAMING,
+    NOT_IN_MEMORY,
+    BlockState,
+    Claim,
+    check_move,
+    check_name,
+)
 from holdfast.blocks.buffered.slabs import Hold, MemoryUser, SlabPool
 from holdfast.blocks.buffered.views import Parts, Pinned, View
 from holdfast.errors import BlockFailure, BlockStateError
@@ -22,6 +30,7 @@ class BufferBlock:
 
     BLAKE3 is taken while bytes are appended, each byte once; of blocks that may yet be copied into another one it is
     taken only when more than `hash_after_bytes` have come. `size_bytes` never falls; `locator` is known once sealed.
+    What is remembered of the contents in it takes slabs, too.
     """
 
     __slots__ = (
@@ -38,6 +47,7 @@ class BufferBlock:
         "error",
         "limit_bytes",
         "locator",
+        "naming",
         "owner",
         "sealed_early",
         "size_bytes",
@@ -64,6 +74,7 @@ class BufferBlock:
         self.locator: Locator | None = None
         self.error: BaseException | None = None
         self.sealed_early = False
+        self.naming = NO_NAMING  # a caller's own block has one
         self._pool = pool
         self._slab_bytes = pool.slab_bytes
         self._lock = threading.Lock()
@@ -72,7 +83,7 @@ class BufferBlock:
         self._hash_after_bytes = hash_after_bytes
         self._hashed_slabs = 0
         self._hasher: blake3 | None = None
-        self._pins = 0
+        self._pins: set[Pinned] = set()  # changed without the lock, in single steps
 
     def __str__(self) -> str:
         name = f"block {self.locator}" if self.locator else f"a block of {self.size_bytes} bytes"
@@ -87,6 +98,10 @@ class BufferBlock:
     @property
     def room_bytes(self) -> int:
         return self.limit_bytes - self.size_bytes
+
+    @property
+    def is_ended(self) -> bool:
+        return self.state in NOT_IN_MEMORY
 
     @property
     def is_writable(self) -> bool:
@@ -169,7 +184,8 @@ class BufferBlock:
 
     def _slabs_missing(self, length_bytes: int) -> int:
         end = min(self.size_bytes + length_bytes, self.limit_bytes)
-        return -(-end // self._slab_bytes) - len(self._slabs)
+        of_claims = len(self._claims) * CLAIM_BYTES // self._slab_bytes
+        return -(-end // self._slab_bytes) + of_claims - len(self._slabs)
 
     def _take_in(self, slabs: list[memoryview], length_bytes: int) -> None:
         count = self._slabs_missing(length_bytes)
@@ -206,6 +222,16 @@ class BufferBlock:
         if slabs:
             self._pool.give_back(slabs)
         self._pool.tell_grown()
+
+    def drop_claim(self, offset: int) -> bool:
+        """The content at `offset` is not wanted; whether the block was wanted for it only, and is DELETED now."""
+        with self._lock:
+            claims = [claim for claim in self._claims if claim.offset_bytes != offset]
+            is_last = bool(self._claims) and not claims
+            self._claims = claims
+            if is_last:
+                self._end_locked(BlockState.DELETED)
+            return is_last
 
     # -- moving on
 
@@ -269,15 +295,18 @@ class BufferBlock:
 
     def _end(self, state: BlockState) -> bool:
         with self._lock:
-            is_first = self.state is not BlockState.DELETED
-            if is_first:
-                if state is not BlockState.DELETED:
-                    check_move(self.state, state, self)
-                self.state = state  # first: nobody looks at memory that may be another block's
-                self._claims.clear()
-                self._hasher = None
-            self._let_go()
-            return is_first
+            return self._end_locked(state)
+
+    def _end_locked(self, state: BlockState) -> bool:
+        is_first = self.state is not BlockState.DELETED
+        if is_first:
+            if state is not BlockState.DELETED:
+                check_move(self.state, state, self)
+            self.state = state  # first: nobody looks at memory that may be another block's
+            self._claims.clear()
+            self._hasher = None
+        self._let_go()
+        return is_first
 
     def _move(self, state: BlockState, hold: Hold) -> None:
         check_move(self.state, state, self)
@@ -287,8 +316,21 @@ class BufferBlock:
     def _let_go(self) -> None:
         if self._slabs:
             self._pool.set_hold(self, Hold.PINNED if self._pins else None)
-            if self._pins == 0:
+            if not self._pins:
                 self._pool.give_back(self._slabs)
+
+    def try_let_go(self) -> bool:
+        """Give the memory back that only readers still held. Whether it is; not when a lock is held that it takes.
+
+        It may be this very thread that holds it. Who holds the lock of a block waits for the pool's only, and who holds
+        that waits for nobody, so that another thread's is waited for safely.
+        """
+        if self._lock.locked() or self._pool.is_locked:
+            return False
+        with self._lock:
+            if self.is_ended:
+                self._let_go()
+        return not self._slabs
 
     # -- looking
 
@@ -308,7 +350,7 @@ class BufferBlock:
                 if not length or inside + length > self._slab_bytes:
                     return View(memoryview(b"".join(self._ranges(offset, length))))
                 view = View(self._slabs[number][inside : inside + length].toreadonly(), self._unpin)
-                self._pins += 1  # last: what is pinned has a view that ends it
+                self._pins.add(view)
             return view
         except BaseException:
             if view is not None:
@@ -323,7 +365,7 @@ class BufferBlock:
                 if self.state in NOT_IN_MEMORY:
                     raise BlockStateError("the bytes are in memory no more", place=str(self))
                 parts = Parts(self._ranges(0, self.size_bytes), self._unpin)
-                self._pins += 1
+                self._pins.add(parts)
             return parts
         except BaseException:
             if parts is not None:
@@ -340,9 +382,7 @@ class BufferBlock:
         return found
 
     def _unpin(self, pinned: Pinned) -> None:
-        with self._lock:
-            if pinned.is_pinned:
-                pinned.is_pinned = False
-                self._pins -= 1
-            if self._pins == 0 and self.state in NOT_IN_MEMORY:
-                self._let_go()
+        """No lock of this thread's is waited for: this may be the garbage collector, amid any step of its."""
+        self._pins.discard(pinned)
+        if self._slabs and not self._pins and self.is_ended:
+            self._pool.was_unread(self)

@@ -2,9 +2,10 @@
 
 Workers take blocks from a bounded line, put them, and sync when the line is empty or much was put. Only then is a
 block COMMITTED, so its memory is there for another try until the keeper has it durably. Equal blocks on their way are
-one flight, put once. A block that fails is put again after a pause that grows; when its tries are used up it is in
-ERROR until somebody asks to try again. What was put and then lost, because somebody else's sync of the same keeper
-failed, is put again. What goes into a block, and who writes, is not known here.
+one flight, put once, unless what was found for the first is not safe for the next (`BlockKeeper.look`). A block that
+fails is put again after a pause that grows; when its tries are used up it is in ERROR until somebody asks to try again.
+What was put and then lost, because somebody else's sync of the same keeper failed, is put again. What goes into a block,
+and who writes, is not known here.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class Committer:
         self._lock = threading.Lock()
         self._settled = Bell()
         self._sync_lock = threading.Lock()
-        self._flights: dict[Locator, Flight] = {}
+        self._flights: dict[BufferBlock, Flight] = {}  # that a block is on its way in
+        self._open_flights: dict[Locator, Flight] = {}  # that an equal block may join
         self._unsynced: list[Flight] = []
         self._failed: dict[BufferBlock, None] = {}
         self._is_store_down = False
@@ -107,12 +109,10 @@ class Committer:
 
     def _let_go(self) -> None:
         with self._lock:
-            for flight in self._flights.values():
-                for block in flight.blocks:
-                    block.delete()
-            for block in self._failed:
+            for block in (*self._flights, *self._failed):
                 block.delete()
             self._flights.clear()
+            self._open_flights.clear()
             self._unsynced.clear()
             self._failed.clear()
         self._settled.ring()
@@ -138,12 +138,17 @@ class Committer:
 
     def _enqueue(self, block: BufferBlock) -> None:
         assert block.locator is not None, "a pending block has its name"
-        flight = self._flights.get(block.locator)
-        if flight is None:
-            flight = self._flights[block.locator] = Flight(block.locator, [])
+        flight = self._flights.get(block) or self._flight_for(block.locator)
         if block not in flight.blocks:
             flight.blocks.append(block)
+        self._flights[block] = flight
         self._line.put(flight)
+
+    def _flight_for(self, locator: Locator) -> Flight:
+        look, flight = self._keeper.look, self._open_flights.get(locator)
+        if flight is None or flight.look != look:
+            flight = self._open_flights[locator] = Flight(locator, [], look)
+        return flight
 
     def request_sync(self) -> None:
         """Have a worker gather and sync soon. Requests that come before it begins are one."""
@@ -173,7 +178,10 @@ class Committer:
                     self._failed.pop(block, None)
 
     def wait_settled(self, blocks: Iterable[BufferBlock]) -> None:
-        """Wait until none of the blocks is on its way; one that is WRITABLE is to be sealed when things are gathered."""
+        """Wait until none of the blocks is on its way; one that is WRITABLE is to be sealed when things are gathered.
+
+        Others may have sent one that failed on its way again by then.
+        """
         for block in blocks:
             self._settled.until(lambda block=block: self._is_settled(block))
 
@@ -185,9 +193,10 @@ class Committer:
             self.request_sync()
         return None
 
-    def pending(self) -> list[BufferBlock]:
+    def unstored(self) -> list[BufferBlock]:
+        """What is on its way, and what has failed; in one look, as a block may go from either to the other."""
         with self._lock:
-            return [block for flight in self._flights.values() for block in flight.blocks]
+            return [*self._flights, *self._failed]
 
     def failed(self) -> list[BufferBlock]:
         with self._lock:
@@ -202,7 +211,7 @@ class Committer:
     def find(self, locator: Locator) -> BufferBlock | None:
         """A block of this name that is on its way or has failed."""
         with self._lock:
-            flight = self._flights.get(locator)
+            flight = self._open_flights.get(locator)
             if flight is not None:
                 return flight.source()
             return next((block for block in self._failed if block.locator == locator), None)
@@ -226,7 +235,10 @@ class Committer:
     def _gather_requested(self) -> None:
         with self._sync_lock:
             self._line.done(None)
-            self._gather()
+            try:
+                self._gather()
+            except BaseException:  # noqa: BLE001 - what was not sealed is writable still; who waits for it asks again
+                return
 
     def _is_much_unsynced(self) -> bool:
         with self._lock:
@@ -253,9 +265,15 @@ class Committer:
         with self._lock:
             source = flight.source()
             if source is None:
-                self._flights.pop(flight.locator, None)
-                self._line.done(flight)
+                self._end(flight)
             return source
+
+    def _end(self, flight: Flight) -> None:
+        if self._open_flights.get(flight.locator) is flight:
+            del self._open_flights[flight.locator]
+        for block in flight.blocks:
+            self._flights.pop(block, None)
+        self._line.done(flight)
 
     def _put_once(self, locator: Locator, source: BufferBlock) -> None:
         if not self._keeper.has(locator):
@@ -322,6 +340,5 @@ class Committer:
                         block.committed()
                     elif block.failed(error):
                         self._failed[block] = None
-                self._flights.pop(flight.locator, None)
-                self._line.done(flight)
+                self._end(flight)
         self._settled.ring()

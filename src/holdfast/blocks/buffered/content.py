@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
-from holdfast.blocks.buffered.blockstate import BlockState
+from holdfast.blocks.buffered.blockstate import NO_NAMING, BlockState, Naming
 from holdfast.blocks.buffered.bufferblock import BufferBlock
 from holdfast.errors import BlockStateError
 from holdfast.values import Segment
@@ -30,7 +30,9 @@ class Blocks(Protocol):
 
     def check(self) -> None: ...
 
-    def begun(self, content: ContentWriter) -> None: ...
+    def abandon_later(self, content: ContentWriter) -> None: ...
+
+    def begun(self, content: ContentWriter) -> Naming: ...
 
     def ended(self, content: ContentWriter) -> None: ...
 
@@ -44,6 +46,8 @@ class Blocks(Protocol):
 
     def delete(self, block: BufferBlock) -> None: ...
 
+    def unpack(self, block: BufferBlock, offset: int) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
@@ -55,7 +59,8 @@ class _Piece:
 class ContentWriter:
     """One content on its way; made by `BlockManager.content`. Not for two threads at once.
 
-    As a context manager it closes durably, or abandons the content when there is an exception.
+    As a context manager it closes durably, or abandons the content when there is an exception. What was closed is safe
+    from a collector until the keeper is closed, or its writer says that he has `named` it.
     """
 
     def __init__(self, manager: Blocks, owner: str) -> None:
@@ -64,6 +69,7 @@ class ContentWriter:
         self._blocks: list[BufferBlock] = []
         self._pieces: list[_Piece] | None = None  # known once it is closed
         self._is_abandoned = False
+        self._naming = NO_NAMING
 
     @property
     def size_bytes(self) -> int:
@@ -72,12 +78,18 @@ class ContentWriter:
             return sum(piece.length_bytes for piece in self._pieces)
         return sum(block.size_bytes for block in self._blocks)
 
+    @property
+    def is_closed(self) -> bool:
+        return self._pieces is not None
+
     def __enter__(self) -> ContentWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if kind is None and not self._is_abandoned:
             self.close()
+        elif kind is GeneratorExit:  # perhaps the garbage collector, amid any step of this thread: no lock may be taken
+            self._manager.abandon_later(self)
         elif self._pieces is None:
             self.abandon()
 
@@ -100,7 +112,8 @@ class ContentWriter:
         if self._blocks and self._blocks[-1].is_writable and self._blocks[-1].room_bytes:
             return self._blocks[-1]
         if not self._blocks:
-            self._manager.begun(self)
+            self._naming.end()  # of a call that was interrupted
+            self._naming = self._manager.begun(self)
         # as long as it may yet be packed its bytes are not hashed: they will be, in the shared block
         hash_after_bytes = 0 if self._blocks else self._manager.small_limit_bytes
         block = self._manager.new_block(self.owner, self.size_bytes, hash_after_bytes)
@@ -161,12 +174,22 @@ class ContentWriter:
             found.append(Segment(piece.block.locator, piece.offset_bytes, piece.length_bytes))
         return tuple(found)
 
+    def named(self) -> None:
+        """Its segments are named durably by now, or never will be: a collector need not wait for it any more."""
+        self._naming.end()
+
     def abandon(self) -> None:
-        """The content is not wanted: its own blocks are let go. What lies in a shared block stays, named by nobody."""
+        """The content is not wanted: its own blocks are let go. What lies in a shared block stays, named by nobody, as long
+        as another content in it is wanted; no barrier tells of it any more.
+        """
         self._is_abandoned = True
+        for piece in self._pieces or ():
+            if piece.block not in self._blocks:
+                self._manager.unpack(piece.block, piece.offset_bytes)
         for block in self._blocks:
             self._manager.delete(block)
         self._manager.ended(self)
+        self._naming.end()
 
     def _check_open(self) -> None:
         self._manager.check()

@@ -7,24 +7,16 @@ together and what stays in memory is the manager's.
 
 from __future__ import annotations
 
-import mmap
 import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from holdfast.blocks.buffered.blockstate import Naming
 from holdfast.blocks.buffered.slabs import touched_memory
 from holdfast.errors import BlockError, IntegrityError
 from holdfast.values import Locator
 
 ARENA_BYTES = 64 * 1024 * 1024
-
-
-class KeeperUser(Protocol):
-    """Somebody who names blocks of a keeper; called from any thread."""
-
-    def unfinished(self) -> str | None:
-        """What he still writes, for people; None when all that he was given is durable."""
-        ...
 
 
 class BlockKeeper(Protocol):
@@ -43,8 +35,17 @@ class BlockKeeper(Protocol):
         """It grows each time that something which was put is lost."""
         ...
 
+    @property
+    def look(self) -> int:
+        """It grows when what was found before is not safe for whoever begins a naming from then on: he looks anew."""
+        ...
+
+    def begin_naming(self) -> Naming:
+        """Somebody is about to look for blocks, and to put some, that he will name. Raises `BlockError` when closed."""
+        ...
+
     def has(self, locator: Locator) -> bool:
-        """Whether the block is put in this epoch, or kept, and may be named: then nobody gives it up as long as the keeper is open."""
+        """Whether the block is put in this epoch, or kept, and may be named by those who have begun a naming before."""
         ...
 
     def put(self, locator: Locator, parts: Sequence[memoryview]) -> None:
@@ -56,14 +57,6 @@ class BlockKeeper(Protocol):
 
         Raises `BlockError` when that epoch is over, and what the disk or whoever is told raises.
         """
-        ...
-
-    def join(self, user: KeeperUser) -> None:
-        """Somebody is about to look for blocks, and to put some; he will `leave`."""
-        ...
-
-    def leave(self, user: KeeperUser) -> None:
-        """He has ended. Leaving twice is leaving once."""
         ...
 
     def fetch(self, locator: Locator, offset: int, length: int) -> bytes | memoryview:
@@ -103,6 +96,7 @@ class MemoryKeeper:
         self.puts: list[Locator] = []
         self.found: set[Locator] = set()
         self.epoch = 0
+        self.look = 0
         self.sync_count = 0
         self.fetch_count = 0
         self._is_forgetful = is_forgetful
@@ -128,7 +122,7 @@ class MemoryKeeper:
     def _copy(self, locator: Locator, parts: Sequence[memoryview]) -> memoryview:
         size = locator.size_bytes
         if len(self._arena) < size:
-            self._arena = memoryview(mmap.mmap(-1, max(size, ARENA_BYTES)))
+            self._arena = memoryview(touched_memory(max(size, ARENA_BYTES)))
         kept, self._arena = self._arena[:size], self._arena[size:]
         offset = 0
         for part in parts:
@@ -153,11 +147,8 @@ class MemoryKeeper:
             for locator in new:
                 self._new.pop(locator, None)
 
-    def join(self, user: KeeperUser) -> None:
-        pass
-
-    def leave(self, user: KeeperUser) -> None:
-        pass
+    def begin_naming(self) -> Naming:
+        return Naming()
 
     def fetch(self, locator: Locator, offset: int, length: int) -> memoryview:
         self.before_fetch(locator)

@@ -18,6 +18,7 @@ class Flight:
 
     locator: Locator
     blocks: list[BufferBlock]
+    look: int = 0  # the keeper's, when it began
     tries: int = 0
     epoch: int = -1  # the keeper's, when it was put
 

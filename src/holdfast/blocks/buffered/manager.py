@@ -16,10 +16,11 @@ the clean-up was interrupted, every later call raises `BlockError`, and `stop` g
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from holdfast.blocks.buffered.blockstate import BlockState
+from holdfast.blocks.buffered.blockstate import BlockState, Naming
 from holdfast.blocks.buffered.bufferblock import BufferBlock
 from holdfast.blocks.buffered.committer import Backoff, Committer
 from holdfast.blocks.buffered.content import ContentWriter
@@ -30,7 +31,7 @@ from holdfast.blocks.buffered.register import WritableBlocks
 from holdfast.blocks.buffered.slabs import Holder, SlabPool, process_pool
 from holdfast.blocks.buffered.views import View
 from holdfast.blocks.buffered.waiting import Trust
-from holdfast.errors import BlockFailure, BlockStateError, NotKeptError
+from holdfast.errors import BlockError, BlockFailure, BlockStateError, NotKeptError
 from holdfast.values import BLOCK_LIMIT_BYTES, Locator
 
 if TYPE_CHECKING:
@@ -41,12 +42,22 @@ STEP_BYTES = 1024 * 1024
 
 CACHE_BYTES = 2 * BLOCK_LIMIT_BYTES
 
+SHOWN_FAILURES = 20
+"""So many failures are told of in the text of an error; its `failures` has them all."""
+
+
+class _Life(Enum):
+    NEW = "not entered yet"
+    RUNNING = "running"
+    STOPPING = "being stopped"
+    STOPPED = "stopped"
+
 
 class BlockManager:
     """Writes and reads blocks over a keeper; for any number of threads; use as a context manager.
 
     Leaving without an exception is a barrier (`commit_all`), then `stop`; leaving with one only stops. The keeper is
-    the caller's, and outlives the manager. `workers` bring blocks to it, and `line_limit` blocks may wait for them
+    the caller's, and outlives the manager. In a fork's child every call raises `BlockError`; a new manager is made there. `workers` bring blocks to it, and `line_limit` blocks may wait for them
     before who commits has to wait. `cache_bytes` bounds what is fetched ahead, beside the pool's budget.
     """
 
@@ -71,6 +82,7 @@ class BlockManager:
         self.step_bytes = min(STEP_BYTES, max(1, self._pool.slab_count // 4) * self._pool.slab_bytes)
         self._trust = Trust()
         self._open: dict[ContentWriter, None] = {}
+        self._unwanted: dict[ContentWriter, None] = {}  # to be abandoned by whoever comes next
         self._committer = Committer(
             keeper,
             workers=workers,
@@ -91,13 +103,15 @@ class BlockManager:
         )
         self._cache = ReadCache(lambda locator: keeper.fetch(locator, 0, locator.size_bytes), cache_bytes)
         self._fetches = SingleFlight()
-        self._is_running = False
+        self._life = _Life.NEW
 
     def __enter__(self) -> BlockManager:
-        self._is_running = True
+        if self._life is not _Life.NEW:
+            raise BlockError("a block manager is entered once", found=self._life.value)
+        self._life = _Life.RUNNING
         try:
             self._pool.join(self)
-            self._keeper.join(self)
+            self._keeper.begin_naming().end()  # raises here already when it is closed
             self._committer.start()
         except BaseException:
             self.stop()
@@ -115,40 +129,55 @@ class BlockManager:
         """End every thread after what it has in hand. What is not durable by then is let go: nobody was told of it.
 
         All memory goes back to the pool, also when this is interrupted; then a second call waits for the threads.
-        Views that are open stay good. Once it has ended, a further call does nothing.
+        Views that are open stay good. Once it has ended, a further call does nothing, and none does in a fork's child.
         """
-        if not self._is_running:
+        if self._life in (_Life.NEW, _Life.STOPPED) or not self._trust.is_here:
             return
+        self._life = _Life.STOPPING  # first: whoever waits shall not take for stored what is let go
         try:
             self._writable.close()
             self._cache.stop()
+            unstored = self._committer.unstored()
             self._committer.stop()
+            for block in unstored:
+                if block.state is BlockState.DELETED:
+                    block.naming.end()
             self._let_go()
         except BaseException:
             self._let_go()
             raise
-        self._is_running = False
+        self._life = _Life.STOPPED
 
     def _let_go(self) -> None:
         for block in self._writable.close():
             self.delete(block)
         self._writable.clear()
+        for content in list(self._open):
+            content.named()  # never will be
         self._open.clear()
+        self._unwanted.clear()
         self._pool.leave(self)
-        self._keeper.leave(self)
 
     # -- writing
 
     def content(self, owner: str) -> ContentWriter:
         """A new content. `owner` names it in errors; a path, for people."""
         self.check()
+        self._abandon_unwanted()
         return ContentWriter(self, owner)
 
     def alloc(self, owner: str) -> BufferBlock:
         """A new block that the caller fills and commits; it takes memory as it is filled."""
         self.check()
-        block = BufferBlock(self._pool, owner, self.block_bytes, user=self)
-        self._writable.add(block, is_whole=True)
+        self._abandon_unwanted()
+        naming = self._keeper.begin_naming()
+        try:
+            block = BufferBlock(self._pool, owner, self.block_bytes, user=self)
+            block.naming = naming
+            self._writable.add(block, is_whole=True)
+        except BaseException:
+            naming.end()
+            raise
         return block
 
     def new_block(self, owner: str, content_offset: int, hash_after_bytes: int) -> BufferBlock:
@@ -168,7 +197,8 @@ class BlockManager:
     def append(self, block: BufferBlock, data: ReadableBuffer) -> int:
         """Copy `data` into the block; returns how many bytes were taken. Waits for memory.
 
-        Fewer than given: the block is full, or memory was short and it was committed early; go on with a new one.
+        Fewer than given: the block is full, or was committed early, as memory was short or somebody passed a barrier; go
+        on with a new one.
         Raises `BlockStateError` when the caller himself sealed it, and `MemoryBudgetError`.
         """
         self.check()
@@ -186,6 +216,7 @@ class BlockManager:
         One that failed is sent again; one that is on its way, or stored, is left alone. Raises `BlockStateError` for
         an empty or a deleted block and, when waiting, `NotKeptError`.
         """
+        self.check()
         if block.state is BlockState.DELETED or (block.is_writable and block.size_bytes == 0):
             raise BlockStateError("an empty or deleted block is not committed", place=str(block))
         self._committer.wait_for_room()
@@ -197,6 +228,11 @@ class BlockManager:
     def pack(self, content: BufferBlock) -> tuple[BufferBlock, int] | None:
         """See `Packer.pack`."""
         return self._packer.pack(content)
+
+    def unpack(self, block: BufferBlock, offset: int) -> None:
+        """The content at `offset` of a shared block is not wanted; one in which nothing is any more is deleted."""
+        if block.drop_claim(offset):
+            self.delete(block)
 
     def _gather(self) -> None:
         self._packer.send_shared()
@@ -215,29 +251,34 @@ class BlockManager:
         What failed before is tried again. Raises one `NotKeptError` that lists whatever the store still did not take;
         it stays in memory, and is tried again by the next barrier. Contents that are not closed are left alone.
         """
-        while True:
-            self._committer.wait_for_room()
-            self._gather()
-            for block in self._writable.whole():
-                if block.size_bytes:
-                    self._committer.wait_for_room()
-                    self._writable.send(block)
-            if not self._writable.wait_sealed():  # looked at before what is pending: others are about to submit it
-                break
+        self.check()
+        self._committer.wait_for_room()
+        self._gather()
+        for block in self._writable.whole():
+            if block.size_bytes:
+                self._committer.wait_for_room()
+                self._writable.send(block, early=True)  # its owner may be another thread
         self._committer.retry_failed()
-        self._committer.wait_settled(self._committer.pending())
-        failures = self.errors()
-        if failures:
-            raise NotKeptError(failures)
+        self._wait_stored(self._committer.unstored())
+        self.check()  # else `stop` may have let go what was waited for
 
     def _settle(self, blocks: Sequence[BufferBlock], owner: str | None = None) -> None:
-        self._committer.wait_settled(blocks)
-        failures = [failure for block in blocks for failure in block.failures() if owner in (None, failure.owner)]
-        if failures:
-            raise NotKeptError(failures)
+        self._wait_stored(blocks, owner)
         for block in blocks:
             if block.state is not BlockState.COMMITTED:
                 raise BlockStateError("a block was let go before it was stored", place=str(block))
+
+    def _wait_stored(self, blocks: Sequence[BufferBlock], owner: str | None = None) -> None:
+        """Wait until each is stored or deleted, or has failed; raises `NotKeptError` that lists what failed."""
+        failures, left = list[BlockFailure](), list(blocks)
+        while left:
+            self._committer.wait_settled(left)
+            found = {block: block.failures() for block in left}
+            failures += [failure for each in found.values() for failure in each if owner in (None, failure.owner)]
+            # one that failed, and that somebody has sent again before this look, is waited for again
+            left = [block for block in left if not (found[block] or block.is_ended)]
+        if failures:
+            raise _not_kept(failures)
 
     def errors(self) -> tuple[BlockFailure, ...]:
         """What the store has not taken so far, in the order in which it failed."""
@@ -255,38 +296,59 @@ class BlockManager:
         self._writable.drop(block)
         block.delete()
         self._committer.forget(block)
+        block.naming.end()
 
     # -- what is open
 
     def check(self) -> None:
-        """Raise `BlockError` when an interrupt has left what cannot be mended."""
+        """Raise `BlockError` unless it is running: between `with` and `stop`, and not after an interrupt that cannot be mended."""
         self._trust.check()
+        if self._life is not _Life.RUNNING:
+            raise BlockError(
+                "a block manager that is not running takes nothing",
+                expected="a call inside its `with`",
+                found=f"it is {self._life.value}",
+            )
 
-    def begun(self, content: ContentWriter) -> None:
-        """The content has blocks."""
+    def abandon_later(self, content: ContentWriter) -> None:
+        """The content is not wanted; takes no lock. It is let go when somebody next begins to write, or needs memory."""
+        self._unwanted[content] = None
+
+    def _abandon_unwanted(self) -> None:
+        for content in list(self._unwanted):
+            if not content.is_closed:
+                content.abandon()
+            self._unwanted.pop(content, None)
+
+    def begun(self, content: ContentWriter) -> Naming:
+        """The content has its first block; see `Naming`."""
         self._open[content] = None
+        return self._keeper.begin_naming()
 
     def ended(self, content: ContentWriter) -> None:
         """The content was closed or abandoned."""
         self._open.pop(content, None)
 
-    def unfinished(self) -> str | None:
-        """What is open, or on its way to the keeper; None when all is durable."""
-        for content in list(self._open):
-            return content.owner
-        blocks = [*self._writable.all(), *self._committer.pending(), *self._committer.failed()]
-        return next((str(block) for block in blocks if block.size_bytes), None)
+    def named(self, block: BufferBlock) -> None:
+        """A block from `alloc` is named durably by now, or never will be: a collector need not wait for it any more.
+
+        As long as this is not said, nor the block deleted, it is safe from one until the keeper is closed.
+        """
+        block.naming.end()
 
     # -- what the pool asks when memory is short
 
     def writable_blocks(self) -> list[Holder]:
         """The blocks that hold memory and could be committed early."""
-        return list[Holder](self._writable.with_memory()) if self._trust.lost is None else []
+        if self._trust.lost is not None:
+            return []
+        self._abandon_unwanted()
+        return list[Holder](self._writable.with_memory())
 
     def commit_early(self, block: Holder) -> None:
         """Commit a block as it is, unless somebody has sealed it by now."""
         assert isinstance(block, BufferBlock), "the pool gives back what it was given"
-        self._writable.send(block, early=True)
+        self._writable.try_send(block, early=True)
 
     def retry_failed(self) -> None:
         """Send every block that failed on its way again."""
@@ -300,8 +362,7 @@ class BlockManager:
         From memory as long as the block is there, else from the keeper. Raises `ValueError` for bytes that the block
         does not have, `BlockStateError` for a deleted one, and what the keeper raises.
         """
-        if self._trust.lost is not None:
-            self._trust.check()
+        self._trust.check()
         block = what if isinstance(what, BufferBlock) else self._committer.find(what)
         locator = what if isinstance(what, Locator) else what.locator
         if length is None:
@@ -334,3 +395,13 @@ class BlockManager:
         What cannot be fetched is heard of by who reads it.
         """
         return self._cache.prefetch(locator for locator in locators if self._committer.find(locator) is None)
+
+
+def _not_kept(failures: Sequence[BlockFailure]) -> NotKeptError:
+    """The error with all the failures, whose text does not grow with them."""
+    one_each = {failure.block: failure for failure in failures}
+    error = NotKeptError(tuple(one_each.values()))
+    more = len(failures) - SHOWN_FAILURES
+    error.found = "; ".join(map(str, failures[:SHOWN_FAILURES])) + (f"; and {more} more" if more > 0 else "")
+    error.failures = tuple(failures)
+    return error

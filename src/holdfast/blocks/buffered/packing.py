@@ -15,7 +15,7 @@ from holdfast.blocks.buffered.slabs import MemoryUser, SlabPool
 from holdfast.blocks.buffered.waiting import Trust
 
 SHARED_CONTENTS = 8192
-"""A shared block is full when it holds so many contents: what is remembered of them is bounded, too."""
+"""A shared block is full when it holds so many contents. What is remembered of them is part of the budget."""
 
 Packed = tuple[BufferBlock, int]
 """A shared block, and the offset of a content in it."""
@@ -44,7 +44,7 @@ class Packer:
         self._user = user
         self._trust = trust or Trust()
         self._lock = threading.Lock()
-        self._shared: list[BufferBlock] = []  # the last one is being filled
+        self._shared: BufferBlock | None = None
 
     def pack(self, content: BufferBlock) -> Packed | None:
         """Move the whole of `content` into a shared block; returns that block and where it lies.
@@ -84,7 +84,8 @@ class Packer:
     def _try_pack(self, content: BufferBlock, slabs: list[memoryview]) -> Packed | int:
         """Where it lies, or how many slabs are missing; 0 when the shared block was sealed just now."""
         length = content.size_bytes
-        if self._shared and self._is_full(self._shared[-1], length):
+        shared = self._shared  # one look without the lock: others replace it
+        if shared is not None and self._is_full(shared, length):
             self._wait_for_room()
         parts = content.parts()
         try:
@@ -107,12 +108,12 @@ class Packer:
         return 0 if offset is None else (shared, offset)
 
     def _shared_for(self, length_bytes: int) -> BufferBlock:
-        if self._shared and not self._is_full(self._shared[-1], length_bytes):
-            return self._shared[-1]
+        if self._shared is not None and not self._is_full(self._shared, length_bytes):
+            return self._shared
         self._send()
         shared = BufferBlock(self._pool, "shared block", self._block_bytes, user=self._user)
         self._blocks.add(shared)
-        self._shared.append(shared)
+        self._shared = shared
         return shared
 
     def _is_full(self, shared: BufferBlock, length_bytes: int) -> bool:
@@ -120,13 +121,11 @@ class Packer:
         return not (has_room and shared.is_writable)
 
     def send_shared(self) -> None:
-        """Send the shared block, if it holds anything."""
+        """Send the shared block, if it holds anything. When this returns all that was packed before is on its way."""
         with self._lock:
             self._send()
 
     def _send(self) -> None:
-        for shared in self._shared:
-            if shared.size_bytes:
-                self._blocks.send(shared)
-        # one that somebody else is sealing stays: he may be interrupted
-        self._shared = [shared for shared in self._shared if shared.is_writable]
+        if self._shared is not None and self._shared.size_bytes:
+            self._blocks.send(self._shared, early=True)
+            self._shared = None  # it is on its way, whoever has sealed it

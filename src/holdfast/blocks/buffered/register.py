@@ -7,15 +7,15 @@ interrupt amid it is made up for by whoever was interrupted. The lock is held fo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from holdfast.blocks.buffered.blockstate import BlockState
 from holdfast.blocks.buffered.bufferblock import BufferBlock
 from holdfast.blocks.buffered.waiting import Bell, Trust
 from holdfast.errors import BlockError, BlockStateError
 
-_Claim = tuple[int, bool, bool]
-"""(thread, whether the block is whole, whether it is claimed to be sealed)."""
+_Claim = tuple[int, bool]
+"""(thread, whether the block is whole)."""
 
 
 class WritableBlocks:
@@ -41,13 +41,26 @@ class WritableBlocks:
             self._blocks[block] = is_whole
 
     def send(self, block: BufferBlock, *, early: bool = False) -> None:
-        """Seal the block and submit it, unless somebody else does, or has.
+        """Seal the block and submit it. When this returns it is on its way, stored or deleted, whoever has sealed it.
 
         Interrupted, it is WRITABLE again, or submitted all the same. Raises `BlockStateError` when it was deleted
         meanwhile, unless it is sent `early`, for the sake of others.
         """
+        is_here = True
+        while is_here:  # somebody else who seals it may be interrupted, and put it back
+            self.try_send(block, early=early)
+            is_here = self._changed.until(lambda: self._is_here(block))
+
+    def _is_here(self, block: BufferBlock) -> bool | None:
+        """Whether the block is WRITABLE; None as long as it is in somebody's hands."""
+        self._trust.check()
+        with self._lock:
+            return None if block in self._claimed and not self._is_closed else block in self._blocks
+
+    def try_send(self, block: BufferBlock, *, early: bool = False) -> None:
+        """The same without waiting: nothing when the block is somebody else's just now."""
         try:
-            if self.claim(block, to_seal=True):
+            if self.claim(block):
                 block.sealed_early = early
                 block.seal()
                 self._submit(block)
@@ -62,13 +75,13 @@ class WritableBlocks:
             if not (early and isinstance(error, BlockStateError)):
                 raise
 
-    def claim(self, block: BufferBlock, *, to_seal: bool = False) -> bool:
+    def claim(self, block: BufferBlock) -> bool:
         """Whether the block is the caller's now: nobody else seals it."""
         thread = threading.get_ident()
         with self._lock:
             if block not in self._blocks:
                 return False
-            self._claimed[block] = (thread, self._blocks[block], to_seal)  # no call in these two lines
+            self._claimed[block] = (thread, self._blocks[block])  # no call in these two lines
             del self._blocks[block]
         return True
 
@@ -91,11 +104,14 @@ class WritableBlocks:
             if not self._is_closed:
                 block.sealed_early = False
                 self._blocks[block] = is_whole
+                self._claimed.pop(block, None)  # under the same lock: the next claim is another one's
             return not self._is_closed
 
     def _release(self, block: BufferBlock) -> None:
         with self._lock:
-            self._claimed.pop(block, None)
+            claim = self._claimed.get(block)
+            if claim is not None and claim[0] == threading.get_ident():
+                del self._claimed[block]
         self._changed.ring()
 
     def drop(self, block: BufferBlock) -> None:
@@ -103,25 +119,15 @@ class WritableBlocks:
         with self._lock:
             self._blocks.pop(block, None)
 
-    def wait_sealed(self) -> Sequence[BufferBlock]:
-        """Wait until what others are sealing now is submitted; returns what they put back, as they were interrupted."""
-        with self._lock:
-            moving = [block for block, claim in self._claimed.items() if claim[2]]
-        self._changed.until(lambda: self._all_released(moving))
-        return [block for block in moving if block.is_writable]
-
-    def _all_released(self, blocks: Sequence[BufferBlock]) -> bool | None:
-        self._trust.check()
-        with self._lock:
-            return True if self._is_closed or not any(block in self._claimed for block in blocks) else None
-
     def all(self) -> list[BufferBlock]:
         with self._lock:
             return [*self._blocks, *self._claimed]
 
     def whole(self) -> list[BufferBlock]:
+        """The callers' own blocks, also those that somebody is sealing."""
         with self._lock:
-            return [block for block, is_whole in self._blocks.items() if is_whole]
+            claimed = [block for block, claim in self._claimed.items() if claim[1]]
+            return [*claimed, *(block for block, is_whole in self._blocks.items() if is_whole)]
 
     def with_memory(self) -> list[BufferBlock]:
         """The blocks that could be sent early."""

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import heapq
 import mmap
+import os
 import threading
 import time
 from collections import deque
 from enum import Enum
 from typing import Protocol
 
-from holdfast.blocks.buffered.waiting import Bell
+from holdfast.blocks.buffered.waiting import Bell, Home
 from holdfast.errors import MemoryBudgetError
 
 SLAB_BYTES = 64 * 1024
@@ -57,6 +58,10 @@ class Holder(Protocol):
 
     @property
     def user(self) -> MemoryUser | None: ...
+
+    def try_let_go(self) -> bool:
+        """Give back what only readers held, unless a lock is in the way; whether it is back."""
+        ...
 
 
 class MemoryUser(Protocol):
@@ -96,12 +101,14 @@ class SlabPool:
         self.patience_s = patience_s
         self.peak_bytes = 0
         self.is_doubtful = False
+        self._home = Home()
         self._lock = threading.Lock()
         self._line: deque[Bell] = deque()
         self._idle: list[memoryview] = []  # the last one back is the first one out: its bytes are still in the cache
         self._lent: dict[int, tuple[memoryview, MemoryUser | None]] = {}  # by the slab's id
         self._strays: dict[int, memoryview] = {}  # out still, but taken from the books
         self._spare: list[memoryview] = []  # strays that came back
+        self._unread: dict[Holder, None] = {}  # their last readers have ended, perhaps amid somebody's step
         self._changes = 0
         self._holds: dict[Holder, tuple[Hold, int]] = {}
         self._users: dict[MemoryUser, None] = {}
@@ -139,23 +146,45 @@ class SlabPool:
     ) -> list[memoryview] | None:
         """The same without waiting: None when there are too few, or others wait for them already."""
         slabs: list[memoryview] = [] if into is None else into
+        if self._unread:
+            self._take_unread()
         with self._lock:
             return slabs if not self._line and self._hand_out(count, user, slabs) else None
 
     def give_back(self, slabs: list[memoryview]) -> None:
         """The caller looks at them no more. They leave the list as they come back: interrupted, call it again."""
         with self._lock:
-            while slabs:
-                number = id(slabs[-1])
-                slab, is_lent, is_stray = slabs[-1], number in self._lent, number in self._strays
-                del slabs[-1]  # no call from here to the end of the step, so that a slab has one owner always
-                if is_lent:
-                    self._idle += [slab]
-                    del self._lent[number]
-                elif is_stray:
-                    self._spare += [slab]
-                    del self._strays[number]
-            self._wake()
+            self._give_back(slabs)
+
+    def _give_back(self, slabs: list[memoryview]) -> None:
+        while slabs:
+            number = id(slabs[-1])
+            slab, is_lent, is_stray = slabs[-1], number in self._lent, number in self._strays
+            del slabs[-1]  # no call from here to the end of the step, so that a slab has one owner always
+            if is_lent:
+                self._idle += [slab]
+                del self._lent[number]
+            elif is_stray:
+                self._spare += [slab]
+                del self._strays[number]
+        self._wake()
+
+    def was_unread(self, block: Holder) -> None:
+        """The last reader of a block that is in memory for readers only has ended; called amid any step of any thread.
+
+        What cannot be taken back at once, as a lock is held, is when somebody next asks for memory, or waits for it.
+        """
+        self._unread[block] = None
+        self._take_unread()
+
+    def _take_unread(self) -> None:
+        for block in list(self._unread):
+            if block.try_let_go():
+                self._unread.pop(block, None)
+
+    @property
+    def is_locked(self) -> bool:
+        return self._lock.locked()
 
     def note(self, error: BaseException) -> None:
         """What was being done with slabs has ended with `error`: after an interrupt names are checked against bytes."""
@@ -211,6 +240,7 @@ class SlabPool:
             if user is not None:
                 user.check()
             ticket = turn.ticket()
+            self._take_unread()
             with self._lock:
                 is_first = self._line[0] is turn
                 if is_first and self._hand_out(count, user, slabs):
@@ -299,14 +329,18 @@ class SlabPool:
                 self._wake()
 
     def join(self, user: MemoryUser) -> None:
+        """He is about to write. Raises `BlockError` in a fork of the pool's process."""
+        self._home.check()
         with self._lock:
             self._users[user] = None
 
     def leave(self, user: MemoryUser) -> None:
         """He writes no more. What he has not given back counts no more, but is lent to nobody before he does.
 
-        So views that are open stay good, and what an interrupt has lost is made up for. A second time ends the first.
+        So views that are open stay good, and what an interrupt has lost is made up for, as nobody can tell the two apart:
+        views that are left open beyond the end of their manager are beside the budget. A second time ends the first.
         """
+        self._take_unread()
         with self._lock:
             self._users.pop(user, None)
             for block in [block for block in self._holds if block.user is user]:
@@ -338,10 +372,12 @@ def choose_fullest(sizes: list[int], wanted: int) -> list[int]:
 
 
 def touched_memory(size_bytes: int) -> mmap.mmap:
-    """Memory whose pages the system has found already, large ones where it can: a fault amid a copy costs more than it."""
-    arena = mmap.mmap(-1, size_bytes)
+    """Memory whose pages the system has found already: a fault amid a copy costs more than it.
+
+    Large pages are not asked for: where memory is in pieces the system moves it about to make some, in the caller's time.
+    """
+    arena = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # a fork's child has its own
     try:
-        arena.madvise(mmap.MADV_HUGEPAGE)
         arena.madvise(_MADV_POPULATE_WRITE)
     except OSError:
         for start in range(0, len(arena), mmap.PAGESIZE):
@@ -351,6 +387,15 @@ def touched_memory(size_bytes: int) -> mmap.mmap:
 
 _process_pool: SlabPool | None = None
 _process_pool_lock = threading.Lock()
+
+
+def _begin_in_child() -> None:
+    """The parent's pool may be locked, and its slabs are lent to whom the child does not have."""
+    global _process_pool, _process_pool_lock
+    _process_pool, _process_pool_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def process_pool() -> SlabPool:

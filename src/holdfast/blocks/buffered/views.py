@@ -11,13 +11,12 @@ from typing import Any
 
 
 class Pinned:
-    """Something that keeps a block's memory from being reused until `release`. `is_pinned` is the block's to change."""
+    """Something that keeps a block's memory from being reused until `release`, which waits for nobody."""
 
-    __slots__ = ("_unpin", "is_pinned")
+    __slots__ = ("_unpin",)
 
     def __init__(self, unpin: Callable[[Any], None] | None) -> None:
         self._unpin = unpin
-        self.is_pinned = unpin is not None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.release()
@@ -32,8 +31,9 @@ class View(Pinned):
     """Bytes of a block to look at, without a copy where they lie in one piece; use as a context manager.
 
     `data` is good until the end of the `with` (or `release`), and so is every slice of it: its memory is not reused
-    before. Raises `BufferError` at the end when something else, an array perhaps, still rests on `data`; the memory
-    stays as it is then.
+    before. What a slice that is kept for longer shows is undefined: it may be the bytes of another block, and there is no
+    error. Raises `BufferError` at the end when something else, an array perhaps, still rests on `data` itself; the
+    memory stays as it is then.
     """
 
     __slots__ = ("data",)
@@ -41,7 +41,6 @@ class View(Pinned):
     def __init__(self, data: memoryview, unpin: Callable[[Any], None] | None = None) -> None:
         self.data = data
         self._unpin = unpin
-        self.is_pinned = unpin is not None
 
     def __enter__(self) -> memoryview:
         return self.data

@@ -1,4 +1,4 @@
-"""Waiting for a change with no lock in hand, and what is known once an interrupt has come amid a step.
+"""Waiting for a change with no lock in hand, and what is known after an interrupt amid a step, or a fork.
 
 An interrupt (Ctrl-C) may come between any two calls of the main thread. The steps of this package are written for it:
 what must not be torn apart stands in lines without a call or a loop between them, where none can come; a step that may
@@ -8,6 +8,7 @@ library are not used: interrupted at the wrong place they leave a lock held, or 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -69,16 +70,55 @@ class Bell:
             pass  # it has just been rung
 
 
-class Trust:
-    """Whether a manager can be relied on. It cannot once even the clean-up after an interrupt was interrupted."""
+_forks = 0
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
+class Home:
+    """The process in which something was made. A fork's child has a copy of it, without its threads, and perhaps with
+    its locks held for ever; its files are the parent's.
+    """
+
+    __slots__ = ("_forks",)
+
+    def __init__(self) -> None:
+        self._forks = _forks
+
+    @property
+    def is_here(self) -> bool:
+        return self._forks == _forks
+
+    def check(self) -> None:
+        """Raise `BlockError` in a fork's child."""
+        if self._forks != _forks:
+            raise BlockError(
+                "what writes and reads blocks cannot be used in a fork of the process that made it",
+                hint="start processes by 'spawn' (multiprocessing.get_context), or make it in the fork",
+            )
+
+
+class Trust(Home):
+    """Whether a manager can be relied on: in its own process only, and not once even the clean-up after an interrupt
+    was interrupted.
+    """
 
     __slots__ = ("lost",)
 
     def __init__(self) -> None:
+        super().__init__()
         self.lost: BaseException | None = None
 
     def check(self) -> None:
-        """Raise `BlockError` when it is lost: nobody shall wait for what may never come."""
+        """Raise `BlockError` when it cannot: nobody shall wait for what may never come."""
+        if self._forks != _forks:
+            super().check()
         if self.lost is not None:
             raise BlockError(
                 "the block manager was interrupted amid a step that it could not end",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import struct
+from collections.abc import Generator
 
 import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.blocks.buffered.blockkit import SLAB, locator_of, noise, pool_of
+from tests.unit.blocks.buffered.blockkit import SLAB, Thread, locator_of, noise, pool_of
 
 from holdfast.blocks.buffered.blockstate import LEGAL_MOVES, BlockState, check_move
 from holdfast.blocks.buffered.bufferblock import BufferBlock
@@ -239,3 +241,60 @@ def test_law_7_an_interrupt_amid_hashing_leaves_no_wrong_name(
         data = b"".join(parts)
     assert (interrupts, block.locator) == (1, locator_of(data))
     block.delete()
+
+
+@pytest.mark.parametrize("name", ["block", "pool", "another block"])
+def test_a_view_that_ends_amid_a_step_of_the_same_thread_waits_for_no_lock(name: str) -> None:
+    """As the garbage collector ends it: with the lock of its block, of the pool, or of another block held."""
+    pool = pool_of(4)
+    block, other = BufferBlock(pool, "looked at"), BufferBlock(pool, "other")
+    for each in (block, other):
+        each.append(memoryview(noise(SLAB)))
+    view = block.view(0, 10)
+    assert view is not None
+    block.seal()
+    block.committed()
+    lock = {"block": block._lock, "pool": pool._lock, "another block": other._lock}[name]
+
+    def end() -> None:
+        with lock:
+            view.release()
+
+    Thread(end).join_result()
+    other.delete()
+    pool.give_back(pool.take(4))  # takes back what could not be before
+    assert pool.used_bytes == 0
+
+
+def test_readers_dropped_in_cycles_end_amid_anything() -> None:
+    """The collector ends their generators wherever it comes."""
+    pool = pool_of(1000)
+    thresholds = gc.get_threshold()
+
+    def looking(block: BufferBlock) -> Generator[memoryview, None, None]:
+        view = block.view(0, 10)
+        assert view is not None
+        with view as data:
+            yield data
+
+    def work() -> None:
+        for _ in range(1000):
+            block = BufferBlock(pool, "x")
+            block.append(memoryview(noise(100)))
+            reader = looking(block)
+            next(reader)
+            cycle: list[object] = [reader]
+            cycle.append(cycle)
+            block.seal()
+            block.committed()
+
+    try:
+        gc.freeze()
+        gc.set_threshold(7, 1, 1)
+        Thread(work).join_result()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+    gc.collect()
+    pool.give_back(pool.take(1000))
+    assert pool.used_bytes == 0

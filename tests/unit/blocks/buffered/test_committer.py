@@ -72,7 +72,7 @@ def test_a_block_that_is_submitted_twice_is_put_once(kit: Kit) -> None:
     kit.committer.submit(block)
     assert kit.keeper.puts == [block.locator]
     assert block.state is BlockState.COMMITTED
-    assert kit.committer.pending() == []
+    assert kit.committer.unstored() == []
 
 
 def test_a_block_that_is_tried_again_is_seen_all_the_time(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_a_block_that_is_tried_again_is_seen_all_the_time(kit: Kit, monkeypatch:
     monkeypatch.setattr(BufferBlock, "retry", retry)
     retrying = Thread(kit.committer.retry_failed)
     assert reached.wait(PATIENCE_S)
-    looking = Thread(lambda: kit.committer.pending() + kit.committer.failed())
+    looking = Thread(kit.committer.unstored)
     finding = Thread(kit.committer.find, block.locator)
     go_on.set()
     assert block in looking.join_result() or block.state is BlockState.COMMITTED  # type: ignore[operator]

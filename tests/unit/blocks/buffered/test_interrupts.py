@@ -64,7 +64,8 @@ class Run:
         self.kept.append((large, noise(3 * POOL_SLABS * SLAB)))
         large.close()
         self.manager.commit_all()
-        assert self.manager.unfinished() is None
+        assert self.manager._committer.unstored() == []
+        assert [block for block in self.manager._writable.all() if block.size_bytes] == []
         for locator, data in self.keeper.durable.items():
             assert blake3(data).digest() == locator.blake3, "a block is named by a digest of other bytes"
         for content, data in self.kept:

@@ -35,6 +35,7 @@ from holdfast.blocks import (
     PackKeeper,
     SlabPool,
 )
+from holdfast.blocks.buffered.blockstate import CLAIM_BYTES
 from holdfast.blocks.buffered.readcache import SingleFlight
 from holdfast.errors import BlockError, BlockStateError, IntegrityError, MemoryBudgetError, NotKeptError
 from holdfast.values import Locator, Segment
@@ -385,6 +386,42 @@ def test_a_failed_block_may_be_deleted_and_is_heard_of_no_more() -> None:
         assert pool.used_bytes == 0
 
 
+def test_a_shared_block_that_can_never_be_stored_goes_with_the_last_content_in_it() -> None:
+    """As one whose bytes have changed in memory: else every later barrier would tell of it."""
+    keeper, pool, fault = MemoryKeeper(), pool_of(64), Fault()
+    keeper.before_put = fault
+    with manager_of(keeper, pool) as manager:
+        contents = [write(manager, name.encode(), name) for name in ("first", "second")]
+        for content in contents:
+            content.close(wait=False)
+        with pytest.raises(NotKeptError):
+            manager.commit_all()
+        contents[0].abandon()
+        contents[0].abandon()
+        with pytest.raises(NotKeptError) as caught:
+            manager.commit_all()
+        assert [failure.owner for failure in caught.value.failures] == ["second"]
+        contents[1].abandon()
+        manager.commit_all()
+        assert pool.used_bytes == 0
+        assert manager.errors() == ()
+
+
+def test_a_shared_block_stays_as_long_as_a_content_in_it_is_wanted() -> None:
+    with manager_of(MemoryKeeper()) as manager:
+        contents = [write(manager, name.encode(), name) for name in ("first", "second")]
+        for content in contents:
+            content.close(wait=False)
+        contents[0].abandon()
+        assert read_segments(manager, contents[1].close()) == b"second"
+        contents[1].abandon()  # too late: it is stored, and stays
+        only = write(manager, b"only")
+        only.close(wait=False)
+        only.abandon()
+        after = write(manager, b"after")  # another block: that one was deleted
+        assert read_segments(manager, after.close()) == b"after"
+
+
 class LatePuts(MemoryKeeper):
     """Puts whose end is late: `gate` is passed by the first put of `slow`, which has happened already."""
 
@@ -451,6 +488,27 @@ def test_law_9_a_thousand_contents_at_once_stay_in_the_budget_and_come_back_righ
         for number, content in enumerate(contents):
             expected = b"".join(noise(step, number * steps + round_) for round_ in range(steps))
             assert read_segments(manager, content.segments()) == expected
+
+
+def test_law_9_what_is_remembered_of_tiny_contents_is_in_the_budget_too() -> None:
+    keeper, pool, fault = MemoryKeeper(), pool_of(64), Fault()
+    keeper.before_put = fault
+    with manager_of(keeper, pool, backoff=Backoff(tries=1)) as manager:
+        contents = list[ContentWriter]()
+        with interrupted(MemoryBudgetError):
+            while len(contents) < 1000:
+                contents.append(write(manager, b"x", f"file {len(contents)}"))
+                contents[-1].close(wait=False)
+        assert pool.budget_bytes // CLAIM_BYTES // 2 < len(contents) <= pool.budget_bytes // CLAIM_BYTES + 64
+        with pytest.raises(NotKeptError) as caught:
+            manager.commit_all()
+        assert len(caught.value.failures) >= len(contents) - 1
+        assert len(str(caught.value)) < 5000
+        assert str(caught.value).startswith(f"the store did not take {len(manager._committer.failed())} blocks, ")
+        assert f"; and {len(caught.value.failures) - 20} more; " in str(caught.value)
+        fault.is_on = False
+        manager.commit_all()
+        assert read_segments(manager, contents[0].segments()) == b"x"
 
 
 def test_many_threads_that_write_at_once_all_make_progress() -> None:

@@ -81,6 +81,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.keeper = FaultyKeeper(
             self.folder, vault_id=VAULT_ID, pack_bytes=3 * BLOCK, index=self.store, sink=self.store, fence=FENCE
         )
+        self.keeper.__enter__()
         self.manager = BlockManager(
             self.keeper, pool=self.pool, block_bytes=BLOCK, backoff=Backoff(tries=2), pause=lambda _: None
         ).__enter__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.blocks.buffered.blockkit import BLOCK, SLAB, interrupted, locator_of, noise, pool_of
+from tests.unit.blocks.buffered.blockkit import BLOCK, SLAB, Thread, interrupted, locator_of, noise, pool_of
 
 from holdfast.blocks import BlockState, BufferBlock
 from holdfast.blocks.buffered.packing import Packer
@@ -79,9 +79,26 @@ def interrupt(*_: object) -> None:
 def test_a_shared_block_that_somebody_seals_in_vain_is_not_forgotten() -> None:
     kit = Kit()
     shared, _ = kit.packer.pack(kit.content(noise(SMALL)))  # type: ignore[misc]
-    kit.register.claim(shared, to_seal=True)  # to make room, by somebody who is interrupted
-    kit.packer.send_shared()
-    assert kit.submitted == []
+    kit.register.claim(shared)  # to make room, by somebody who is interrupted
+    sending = Thread(kit.packer.send_shared)
     kit.register.put_back(shared)
-    kit.packer.send_shared()
+    sending.join_result()
     assert kit.submitted == [shared]
+
+
+def test_a_shared_block_that_is_sent_as_a_content_is_packed_is_no_error() -> None:
+    kit = Kit()
+    kit.packer.pack(kit.content(b"first"))
+    full, sent = kit.packer._is_full, list[bool]()
+
+    def is_full(shared: BufferBlock, length: int) -> bool:
+        if not sent:
+            sent.append(True)
+            Thread(kit.packer.send_shared).join_result()
+        return full(shared, length)
+
+    kit.packer._is_full = is_full  # type: ignore[method-assign]
+    place = kit.packer.pack(kit.content(b"second"))
+    assert place is not None
+    assert place[1] == 0
+    assert [block.size_bytes for block in kit.submitted] == [5]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
-from tests.unit.blocks.buffered.blockkit import SLAB, Thread, interrupted, locator_of, noise, pool_of
+from tests.unit.blocks.buffered.blockkit import PATIENCE_S, SLAB, Thread, interrupted, locator_of, noise, pool_of
 
 from holdfast.blocks import BlockState, BufferBlock, SlabPool
 from holdfast.blocks.buffered.register import WritableBlocks
@@ -50,8 +52,8 @@ def test_what_somebody_has_claimed_is_not_sent_by_others_and_comes_back_as_it_wa
     assert register.claim(block)
     assert not register.claim(block)
     Thread(register.put_back, block).join_result()  # it is not that thread's
-    register.send(block)
-    assert register.whole() == register.submitted == []
+    register.try_send(block)
+    assert register.submitted == []
     register.put_back(block)
     register.put_back(block)
     assert register.whole() == [block]
@@ -119,17 +121,33 @@ def test_only_blocks_with_bytes_are_offered() -> None:
     assert register.with_memory() == []
 
 
-def test_who_waits_hears_what_was_put_back() -> None:
+def test_who_sends_a_block_that_somebody_else_seals_waits_for_him_and_takes_over() -> None:
     register = Register()
-    block, other = register.new(), register.new()
-    assert register.wait_sealed() == []
-    sealing = Thread(lambda: register.claim(block, to_seal=True))
-    sealing.join_result()
-    assert register.claim(other)  # for another purpose: not waited for
-    waiting = Thread(register.wait_sealed)
-    register._claimed[block] = (0, True, True)
+    block, is_tried = register.new(), threading.Event()
+    real_try = register.try_send
+
+    def try_send(block: BufferBlock, *, early: bool = False) -> None:
+        real_try(block, early=early)
+        is_tried.set()
+
+    register.try_send = try_send  # type: ignore[method-assign]
+    assert register.claim(block)
+    assert register.whole() == [block]  # a barrier must see it
+    sending = Thread(register.send, block)
+    assert is_tried.wait(PATIENCE_S)
+    assert sending.is_alive()
+    register.put_back(block)  # he was interrupted
+    sending.join_result()
+    assert register.submitted == [block]
+
+
+def test_a_claim_that_follows_at_once_is_not_ended_by_the_one_before() -> None:
+    register = Register()
+    block = register.new()
+    assert register.claim(block)
+    register._claimed[block] = (0, True)  # another thread's, that came as this one had put it back
     register._release(block)
-    assert waiting.join_result() == [block]
+    assert register.all() == [block]
 
 
 def test_a_closed_register_takes_nothing_and_says_what_is_left() -> None:

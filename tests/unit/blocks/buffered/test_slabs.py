@@ -110,6 +110,9 @@ class Block:
     def __init__(self, name: str, slab_count: int) -> None:
         self.name, self.slab_count = name, slab_count
 
+    def try_let_go(self) -> bool:
+        return False
+
     def __str__(self) -> str:
         return self.name
 

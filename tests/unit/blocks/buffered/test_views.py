@@ -9,26 +9,25 @@ class Block:
     """Counts as a block does; the first end may be interrupted before it counts."""
 
     def __init__(self, *, is_interrupted: bool = False) -> None:
-        self.pins = 1
+        self.pins = set[Pinned]()
         self.is_interrupted = is_interrupted
 
     def unpin(self, pinned: Pinned) -> None:
         if self.is_interrupted:
             self.is_interrupted = False
             raise KeyboardInterrupt
-        if pinned.is_pinned:
-            pinned.is_pinned = False
-            self.pins -= 1
+        self.pins.discard(pinned)
 
 
 def test_a_view_ends_once() -> None:
     block = Block()
     view = View(memoryview(b"abc"), block.unpin)
+    block.pins.add(view)
     with view as data:
         assert data == b"abc"
-        assert block.pins == 1
+        assert block.pins == {view}
     view.release()
-    assert block.pins == 0
+    assert block.pins == set()
 
 
 def test_bytes_of_nobody_need_no_end() -> None:
@@ -39,10 +38,11 @@ def test_bytes_of_nobody_need_no_end() -> None:
 def test_an_interrupted_end_is_ended_by_another() -> None:
     block = Block(is_interrupted=True)
     parts = Parts([memoryview(b"ab"), memoryview(b"c")], block.unpin)
+    block.pins.add(parts)
     try:
         with parts as found:
             assert b"".join(found) == b"abc"
     except KeyboardInterrupt:
         parts.release()
     parts.release()
-    assert block.pins == 0
+    assert block.pins == set()
