@@ -30,7 +30,7 @@ from holdfast.config import open_vault
 from holdfast.errors import HoldfastError, IntegrityError, VaultError
 from holdfast.reports import DoctorReport, Silent, Watch, counted
 from holdfast.values import BlockPlace, Content, Locator, Segment
-from holdfast.vault import Vault, opened, owned, take_over
+from holdfast.vault import Vault, foreign_pack, opened, owned, take_over
 
 
 def examine(folder: Path, watch: Watch | None = None) -> DoctorReport:
@@ -160,10 +160,11 @@ def _examine(vault: Vault, pack_id: uuid.UUID, report: DoctorReport) -> None:
     except FileNotFoundError:
         return  # collected since it was listed
     with closing(pack):
-        if not is_known and not _is_ours(vault, pack_id, pack):
+        owner = vault.settings.id if is_known else _owner(pack)
+        if owner not in (vault.settings.id, None):
             if path.exists():
                 report.foreign += 1
-                report.warnings.append(HoldfastError("a pack of another vault, and left alone", place=str(path)))
+                report.warnings.append(foreign_pack(vault.settings, path, owner))
             return
         problems = list(_disagreements(vault, pack_id, pack, report, is_known=is_known))
         if (
@@ -185,13 +186,12 @@ def _is_being_written(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _is_ours(vault: Vault, pack_id: uuid.UUID, pack: OpenPack) -> bool:
-    """Whether a pack may be this vault's; in another place, others may keep theirs, too."""
+def _owner(pack: OpenPack) -> uuid.UUID | None:
+    """The vault that a pack is of; None if it cannot say. In another place, others may keep theirs, too."""
     try:
-        superblock = asked_twice(pack, lambda: read_superblock(pack))
+        return asked_twice(pack, lambda: read_superblock(pack)).vault_id
     except IntegrityError:
-        return True
-    return (superblock.vault_id, superblock.pack_id) == (vault.settings.id, pack_id)
+        return None
 
 
 def _disagreements(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from holdfast import durable
-from holdfast.blocks import BlockReader, Fence, StoreWriter, recover_packs
+from holdfast.blocks import BlockReader, Fence, StoreWriter
 from holdfast.blocks.adopting import Adopted, adopt_held
 from holdfast.blocks.backends import open_backend
 from holdfast.blocks.packs import Packs
-from holdfast.blocks.recover import Known, LeftPacks
+from holdfast.blocks.recover import Known, LeftPacks, adopt_in_turn
 from holdfast.catalog import Catalog, packs
 from holdfast.config import VaultSettings, open_or_init_vault, open_vault
 from holdfast.errors import HoldfastError
@@ -126,16 +127,28 @@ def take_over(
 
     `from_elsewhere`: of those on the backend, too; raises what backends raise then.
     """
-    fence = Fence(vault.settings.fence_folder)
     backend = vault.packs.backend() if from_elsewhere else None
-    if backend is None:
-        recover_packs(vault.packs, vault_id=vault.settings.id, known=known, sink=vault.catalog, fence=fence)
-        return
-    with fence.passing():
+    with Fence(vault.settings.fence_folder).passing():
         left = LeftPacks(vault.packs, vault.settings.id, known, vault.catalog)
-        held = adopt_held(backend, left, vault_id=vault.settings.id, known=known, sink=vault.catalog, warn=warn)
-        _settle_held(vault.catalog, held)
+        for path, vault_id in left.foreign:
+            warn(foreign_pack(vault.settings, path, vault_id))
+        if backend is None:
+            adopt_in_turn(left)
+        else:
+            held = adopt_held(backend, left, vault_id=vault.settings.id, known=known, sink=vault.catalog, warn=warn)
+            _settle_held(vault.catalog, held)
         left.tell_sealed()
+
+
+def foreign_pack(settings: VaultSettings, path: Path, vault_id: uuid.UUID | None) -> HoldfastError:
+    """What is told of a pack of another vault in the folder."""
+    return HoldfastError(
+        "a pack of another vault is left alone",
+        place=str(path),
+        expected=f"vault {settings.id}",
+        found=f"vault {vault_id}",
+        hint="move it out of the folder; but if it is this vault's, as holdfast.toml was made anew, write that id into it first",
+    )
 
 
 def _settle_held(catalog: Catalog, held: list[Adopted]) -> None:

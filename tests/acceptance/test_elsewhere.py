@@ -20,7 +20,7 @@ from holdfast.blocks.packs import Packs
 from holdfast.catalog import files, packs
 from holdfast.cli.app import run
 from holdfast.collecting import CollectRequest, collect
-from holdfast.config import init_vault
+from holdfast.config import init_vault, open_vault
 from holdfast.doctoring import examine, repair
 from holdfast.errors import EXIT_DONE, BackendError, VaultError
 from holdfast.journey import ArchiveRequest, archive
@@ -493,3 +493,65 @@ def test_packs_of_another_vault_are_neither_taken_over_nor_taken_away(
     report = examine(vault)
     assert (report.errors, report.foreign) == ([], 1)
     assert "another vault" in str(report.warnings[0])
+
+
+def test_a_place_that_is_lost_for_good_can_be_begun_anew(
+    vault: Path, shelf: Path, archived: Archive, tmp_path: Path
+) -> None:
+    """A file was nowhere else, so that its pack stays missed for ever: `store copy` to the place says that it is the one."""
+    archived(night_of(tmp_path, "one"))
+    moving.push(vault)
+    shutil.rmtree(tmp_path / "one")
+    shutil.rmtree(shelf)
+    shelf.mkdir()
+    archived(night_of(tmp_path, "two"))
+    assert "holdfast store copy to this place" in str(moving.push(vault).errors[0])
+    assert scrub(vault, ScrubRequest(replace_lost=True)).errors
+    assert moving.copy(vault, shelf.as_uri()).sent == 1
+    assert moving.push(vault).packs == 1
+    assert comes_back(vault, tmp_path / "back", "two")
+
+
+def test_a_pack_whose_begin_has_rotted_is_put_right_before_it_is_moved(
+    vault: Path, shelf: Path, archived: Archive, tmp_path: Path
+) -> None:
+    use_store(vault, "")
+    archived(night_of(tmp_path, "one"))
+    (path,) = (vault / "packs").glob("*.pack")
+    flip_bit(path, 100)
+    repair(vault)
+    use_store(vault, shelf.as_uri())
+    assert moving.push(vault).errors == []
+    shutil.rmtree(vault / "catalog")
+    repair(vault)
+    assert comes_back(vault, tmp_path / "back", "one")
+
+
+def test_packs_of_a_vault_whose_settings_were_lost_are_told_with_its_id(
+    vault: Path, archived: Archive, tmp_path: Path
+) -> None:
+    archived(night_of(tmp_path, "one"))
+    new = tmp_path / "new"
+    init_vault(new, SMALL)
+    for path in (vault / "packs").glob("*.pack"):
+        shutil.move(path, new / "packs")
+    report = archive(new, ArchiveRequest(paths=(night_of(tmp_path, "two"),)))
+    told = next(item for item in report.warnings if "another vault" in item.message)
+    assert told.found == f"vault {open_vault(vault).id}"
+    settings = new / "holdfast.toml"
+    settings.write_text(settings.read_text().replace(str(open_vault(new).id), str(open_vault(vault).id)))
+    repair(new)
+    assert in_store(new, "one/large")
+
+
+def test_a_collection_under_another_id_removes_nothing_there(
+    vault: Path, shelf: Path, archived: Archive, tmp_path: Path
+) -> None:
+    archived(night_of(tmp_path, "one"), now=True)
+    archived(night_of(tmp_path, "two"), now=True)
+    release(vault, ReleaseRequest(patterns=("one",)))
+    settings, before = vault / "holdfast.toml", digests(shelf)
+    settings.write_text(settings.read_text().replace(str(open_vault(vault).id), str(uuid.uuid4())))
+    with pytest.raises(VaultError, match="another vault"):
+        collect(vault, EVERYTHING)
+    assert digests(shelf) == before

@@ -16,7 +16,7 @@ from functools import partial
 from holdfast.blocks import manifest as manifests
 from holdfast.blocks.backends import HeldPack, OpenPack, PackBackend
 from holdfast.blocks.manifest import Manifest
-from holdfast.blocks.packfile import asked_twice, read_index, read_record, read_superblock
+from holdfast.blocks.packfile import asked_twice, list_records, read_record, read_superblock
 from holdfast.blocks.packformat import IndexEntry, RecordType
 from holdfast.blocks.packs import Packs
 from holdfast.blocks.recover import Known, LeftPacks, adopt_in_turn, misplaced, places_in_lost_packs, whole_versions
@@ -137,7 +137,7 @@ class _HeldPacks:
         if pack is None:
             return None
         try:
-            index = asked_twice(pack, lambda: read_index(pack, item.held.pack_id))
+            index = asked_twice(pack, lambda: list_records(pack, item.held.pack_id))
         except IntegrityError as error:
             self._warn(_passed_over(pack, error))
             return None

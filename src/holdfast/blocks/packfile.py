@@ -410,7 +410,7 @@ def read_footer(pack: AnyPack) -> packformat.Footer | None:
 
 
 def write_superblock(descriptor: int, superblock: packformat.Superblock) -> None:
-    """Where a killed run left none that can be read; durable when it returns."""
+    """In the place of one that is torn; durable when it returns."""
     durable.write_all_at(descriptor, memoryview(packformat.encode_superblock(superblock)), 0)
     durable.sync_file(descriptor)
 

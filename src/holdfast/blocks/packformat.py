@@ -153,12 +153,17 @@ def decode_superblock(data: bytes) -> Superblock:
     """Raises `IntegrityError` when the bytes are not a whole superblock of a format that is known."""
     if len(data) != SUPERBLOCK_BYTES or not data.startswith(PACK_MAGIC):
         raise IntegrityError("not a pack", expected=repr(PACK_MAGIC), found=repr(data[:16]))
-    if blake3(data[:-32]).digest() != data[-32:]:
+    if not is_whole_superblock(data):
         raise IntegrityError("damaged superblock", expected=data[-32:].hex(), found=blake3(data[:-32]).hexdigest())
     _, version, _, _, _, vault_id, pack_id, created_ns = _SUPERBLOCK.unpack_from(data)
     if version != PACK_FORMAT:
         raise IntegrityError("a pack of another format", expected=str(PACK_FORMAT), found=str(version))
     return Superblock(uuid.UUID(bytes=vault_id), uuid.UUID(bytes=pack_id), created_ns)
+
+
+def is_whole_superblock(data: bytes) -> bool:
+    """Whether these are the bytes that were written, of whatever format."""
+    return len(data) == SUPERBLOCK_BYTES and blake3(data[:-32]).digest() == data[-32:]
 
 
 def piece_table(payload: memoryview) -> bytes:

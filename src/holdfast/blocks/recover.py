@@ -40,7 +40,8 @@ class _LeftPack:
     path: Path
     id: uuid.UUID
     created_ns: int
-    has_superblock: bool
+    vault_id: uuid.UUID | None = None
+    is_torn: bool = False
 
 
 class Known(Protocol):
@@ -90,8 +91,9 @@ def recover_packs(packs: Packs | Path, *, vault_id: uuid.UUID, known: Known, sin
     A version that names a block found nowhere is left out: its bytes are lost, or were never whole, and then nobody was told
     of it. But if its pack was sealed before, and its content was released, it is told of without a place. Ends count where
     their manifest is whole. A block whose pack is gone is read from where it was found now. A pack in which not even one
-    record was ever whole is removed; one that a living writer owns is left alone. One that is sealed now is of the vault
-    `vault_id`, and says so if its superblock was torn: nobody could tell in another place.
+    record was ever whole is removed; one that a living writer owns, or that is another vault's, is left alone. One whose
+    superblock was torn or has rotted is taken for one of the vault `vault_id`, and says so again: nobody could tell in
+    another place.
     """
     with fence.passing():
         left = LeftPacks(packs, vault_id, known, sink)
@@ -102,7 +104,7 @@ def recover_packs(packs: Packs | Path, *, vault_id: uuid.UUID, known: Known, sin
 
 def has_left_packs(folder: Path, vault_id: uuid.UUID, known: Known) -> bool:
     """Whether there are packs to recover: not settled, and nobody is writing them."""
-    return any(_is_left(pack) for pack in _left_packs(folder, vault_id, known))
+    return any(_is_left(pack) for pack in _left_packs(folder, known) if pack.vault_id in (vault_id, None))
 
 
 def _is_left(pack: _LeftPack) -> bool:
@@ -111,16 +113,19 @@ def _is_left(pack: _LeftPack) -> bool:
 
 
 class LeftPacks:
-    """The packs of the folder that are not settled. Whoever adopts them holds a pass of the fence."""
+    """The packs of the folder that are not settled. Whoever adopts them holds a pass of the fence.
+
+    Those of other vaults are left alone, as somebody else counts on them, or removes them; `foreign` says which.
+    """
 
     def __init__(self, packs: Packs | Path, vault_id: uuid.UUID, known: Known, sink: GroupSink) -> None:
         self.packs = Packs(packs) if isinstance(packs, Path) else packs
         self._vault_id = vault_id
         self._known = known
         self._sink = sink
-        self._left = sorted(
-            _left_packs(self.packs.folder, vault_id, known), key=lambda pack: (pack.created_ns, pack.id)
-        )
+        found = sorted(_left_packs(self.packs.folder, known), key=lambda pack: (pack.created_ns, pack.id))
+        self._left = [pack for pack in found if pack.vault_id in (vault_id, None)]
+        self.foreign = [(pack.path, pack.vault_id) for pack in found if pack not in self._left]
         self._is_there = cache(partial(_is_there, self.packs))
         self.count = len(self._left)
         self._found: list[_Adopted] = []
@@ -162,15 +167,12 @@ class _Adopted:
     was_sealed: bool
 
 
-def _left_packs(folder: Path, vault_id: uuid.UUID, known: Known) -> Iterator[_LeftPack]:
-    """Those of other vaults are left alone: somebody else counts on them, or removes them."""
+def _left_packs(folder: Path, known: Known) -> Iterator[_LeftPack]:
     for path in folder.glob("*" + packfile.PACK_SUFFIX):
         pack_id = _id_of(path)
         if pack_id is not None and not known.pack_is_sealed(pack_id):
             with suppress(FileNotFoundError):  # collected since it was listed
-                pack = _left_pack(path, pack_id, vault_id)
-                if pack is not None:
-                    yield pack
+                yield _left_pack(path, pack_id)
 
 
 def _id_of(path: Path) -> uuid.UUID | None:
@@ -181,12 +183,14 @@ def _id_of(path: Path) -> uuid.UUID | None:
     return pack_id if path.stem == str(pack_id) else None
 
 
-def _left_pack(path: Path, pack_id: uuid.UUID, vault_id: uuid.UUID) -> _LeftPack | None:
+def _left_pack(path: Path, pack_id: uuid.UUID) -> _LeftPack:
     with path.open("rb") as file:
+        begin = file.read(packformat.SUPERBLOCK_BYTES)
         try:
-            superblock = packformat.decode_superblock(file.read(packformat.SUPERBLOCK_BYTES))
+            superblock = packformat.decode_superblock(begin)
         except IntegrityError:  # torn or damaged; each record names its pack, too
-            return _LeftPack(path, pack_id, os.fstat(file.fileno()).st_mtime_ns, has_superblock=False)
+            is_torn = not packformat.is_whole_superblock(begin)
+            return _LeftPack(path, pack_id, os.fstat(file.fileno()).st_mtime_ns, is_torn=is_torn)
     if superblock.pack_id != pack_id:
         raise IntegrityError(
             "a pack has the name of another pack",
@@ -195,8 +199,7 @@ def _left_pack(path: Path, pack_id: uuid.UUID, vault_id: uuid.UUID) -> _LeftPack
             found=str(superblock.pack_id),
             hint=f"move it out of the folder, or give it its own name again: {superblock.pack_id}{path.suffix}",
         )
-    is_ours = superblock.vault_id == vault_id
-    return _LeftPack(path, pack_id, superblock.created_ns, has_superblock=True) if is_ours else None
+    return _LeftPack(path, pack_id, superblock.created_ns, superblock.vault_id)
 
 
 @contextmanager
@@ -251,10 +254,10 @@ def _adopt_blocks(
         if lost:
             sink.blocks_moved(lost, os.fstat(descriptor).st_size)
         was_sealed = _is_sealed(descriptor, pack.id)
-        if not was_sealed:
-            with durable.disk_full_explained(pack.path):
-                if not pack.has_superblock:
-                    packfile.write_superblock(descriptor, superblock)
+        with durable.disk_full_explained(pack.path):
+            if pack.is_torn:
+                packfile.write_superblock(descriptor, superblock)
+            if not was_sealed:
                 packfile.seal_scanned(descriptor, pack.id, found)
     headers = tuple(record.header for record in found if record.header.type is RecordType.MANIFEST)
     sizes = (record.header.payload_bytes for record in found if record.header.type is RecordType.BLOCK)

@@ -133,7 +133,7 @@ class Repair:
     def _point_to(self, place: BlockPlace, pack_bytes: int) -> bool:
         """Not to a pack that a collection is to remove, and not to one that the catalog has not taken over."""
         with self._vault.catalog.transaction() as connection:
-            if packs.pack_is_emptied(connection, place.pack_id) is not False:
+            if not packs.pack_is_kept(connection, place.pack_id):
                 return False
             packs.move_block(connection, place, pack_bytes)
         return True

@@ -23,6 +23,7 @@ from holdfast.blocks.backends.memory import MemoryBackend, MemoryPack
 from holdfast.blocks.packfile import PackWriter
 from holdfast.blocks.packformat import RecordType
 from holdfast.blocks.packs import Packs
+from holdfast.blocks.recover import LeftPacks
 from holdfast.errors import CapacityError, IntegrityError
 from holdfast.testing import flip_bit
 from holdfast.testing.backendfaults import BackendFault, FaultyBackend
@@ -364,15 +365,43 @@ def test_law_8_a_pack_whose_begin_was_torn_says_again_what_it_is(
     assert said == packformat.Superblock(VAULT_ID, uuid.UUID(path.stem), 17)
 
 
-def test_a_sealed_pack_whose_begin_is_damaged_is_not_written_to(left: tuple[Path, MemoryStore], tmp_path: Path) -> None:
+def test_a_sealed_pack_whose_begin_has_rotted_says_again_what_it_is(
+    left: tuple[Path, MemoryStore], tmp_path: Path
+) -> None:
     path, _ = left
     copied = tmp_path / path.name
     shutil.copyfile(path, copied)
     recover(tmp_path, MemoryStore())
-    flip_bit(copied, 20)
+    before = copied.read_bytes()
+    flip_bit(copied, 100)
+    recover(tmp_path, MemoryStore())
+    with copied.open("rb") as file:
+        assert packfile.read_superblock(file.fileno()).vault_id == VAULT_ID
+    assert copied.read_bytes()[packformat.SUPERBLOCK_BYTES :] == before[packformat.SUPERBLOCK_BYTES :]
+
+
+def test_the_begin_of_a_pack_of_a_later_format_is_not_written_over(
+    left: tuple[Path, MemoryStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = left
+    copied = tmp_path / path.name
+    shutil.copyfile(path, copied)
+    with monkeypatch.context() as patch, copied.open("r+b") as file:
+        patch.setattr(packformat, "PACK_FORMAT", packformat.PACK_FORMAT + 1)
+        file.write(packformat.encode_superblock(packformat.Superblock(VAULT_ID, uuid.UUID(path.stem), 1)))
     before = copied.read_bytes()
     recover(tmp_path, MemoryStore())
-    assert copied.read_bytes() == before
+    assert copied.read_bytes()[: packformat.SUPERBLOCK_BYTES] == before[: packformat.SUPERBLOCK_BYTES]
+
+
+def test_packs_of_another_vault_are_left_alone(left: tuple[Path, MemoryStore], tmp_path: Path) -> None:
+    path, _ = left
+    copied = tmp_path / path.name
+    shutil.copyfile(path, copied)
+    before, memory, other = copied.read_bytes(), MemoryStore(), uuid.uuid4()
+    assert recover_packs(tmp_path, vault_id=other, known=memory, sink=memory, fence=FENCE) == 0
+    assert (copied.read_bytes(), memory.blocks) == (before, {})
+    assert LeftPacks(tmp_path, other, memory, memory).foreign == [(copied, VAULT_ID)]
 
 
 def test_a_footer_without_its_index_is_sealed_again(left: tuple[Path, MemoryStore], tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def _sync(path: Path) -> None:
 
 
 def _held(pack_id: uuid.UUID, status: os.stat_result) -> HeldPack:
-    return HeldPack(pack_id, status.st_size, f"{status.st_ino}-{status.st_mtime_ns}")
+    return HeldPack(pack_id, status.st_size, f"{status.st_ino}-{status.st_mtime_ns}-{status.st_ctime_ns}")
 
 
 class PosixBackend:

@@ -57,8 +57,8 @@ class BlockManager:
     """Writes and reads blocks over a keeper; for any number of threads; use as a context manager.
 
     Leaving without an exception is a barrier (`commit_all`), then `stop`; leaving with one only stops. The keeper is
-    the caller's, and outlives the manager. In a fork's child every call raises `BlockError`; a new manager is made there. `workers` bring blocks to it, and `line_limit` blocks may wait for them
-    before who commits has to wait. `cache_bytes` bounds what is fetched ahead, beside the pool's budget.
+    the caller's, and outlives the manager. In a fork's child every call raises `BlockError`; a new manager is made there.
+    `workers` bring blocks to it, and `line_limit` blocks may wait for them before who commits has to wait. `cache_bytes` bounds what is fetched ahead, beside the pool's budget.
     """
 
     def __init__(
