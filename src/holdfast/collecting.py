@@ -25,6 +25,7 @@ from holdfast.blocks.packs import pack_path
 from holdfast.blocks.recover import has_left_packs
 from holdfast.catalog import packs, releasing
 from holdfast.catalog.releasing import Waste
+from holdfast.elsewhere import check_mounted, remove_pack, unknown_packs
 from holdfast.errors import IntegrityError
 from holdfast.reports import CollectReport, Silent, Stage, Watch, counted
 from holdfast.values import Locator, show_bytes
@@ -47,13 +48,18 @@ def collect(folder: Path, request: CollectRequest, watch: Watch | None = None) -
 
     What could not be collected, as it is damaged, is in the report's errors; `waiting`, that somebody is still at work who
     began before. Raises `BusyError` when another collection is under way, or packs of a killed run must be adopted first and
-    somebody else has the vault; `CapacityError` when there is no room to copy what is needed; and what backends raise when
-    packs lie there. Whatever it raises, what is needed can be read, and running again goes on.
+    somebody else has the vault; `CapacityError` when there is no room to copy what is needed; and, when packs lie there, what
+    backends raise, and `VaultError` when the place is not the one that they were moved to. Nothing is collected, and that is
+    an error, when the place has packs of the vault that the catalog does not know: they may name what seems unneeded. Whatever it raises, what is needed can be read, and running again goes on.
     """
     watch = watch or Silent()
     report = CollectReport(vault=str(folder))
     with opened(folder) as vault, (fence := Fence(vault.settings.fence_folder)).collecting():
         _adopt_left(vault, report)
+        if unknown := unknown_packs(vault):
+            report.errors += unknown
+            return report
+        check_mounted(vault)
         _remove_emptied(vault, report)
         with vault.catalog.transaction() as connection:
             generation = releasing.condemn(connection, fence.newest() + 1)
@@ -77,7 +83,7 @@ def _is_mostly_waste(item: Waste) -> bool:
 
 def _adopt_left(vault: Vault, report: CollectReport) -> None:
     """What a killed run left may name blocks that the catalog takes for unneeded."""
-    if has_left_packs(vault.settings.packs_folder, vault.catalog):
+    if has_left_packs(vault.settings.packs_folder, vault.settings.id, vault.catalog):
         with owned(vault.settings.folder, "collect", report.warnings.append):
             pass  # whoever opens the vault to work on it adopts them
 
@@ -162,7 +168,7 @@ def _removed_elsewhere(vault: Vault, pack_ids: Iterable[uuid.UUID]) -> Iterator[
     backend = vault.packs.backend()
     for pack_id in pack_ids:
         if backend is not None:
-            backend.remove(pack_id)
+            remove_pack(vault, backend, pack_id)
         yield pack_id
 
 

@@ -160,8 +160,17 @@ def _examine(vault: Vault, pack_id: uuid.UUID, report: DoctorReport) -> None:
     except FileNotFoundError:
         return  # collected since it was listed
     with closing(pack):
-        if is_known or path.exists() or _is_ours(vault, pack_id, pack):
-            _compare(vault, pack_id, pack, report, is_known=is_known)
+        if not is_known and not _is_ours(vault, pack_id, pack):
+            if path.exists():
+                report.foreign += 1
+                report.warnings.append(HoldfastError("a pack of another vault, and left alone", place=str(path)))
+            return
+        problems = list(_disagreements(vault, pack_id, pack, report, is_known=is_known))
+        if (
+            not is_known or not problems or vault.catalog.pack_is_kept(pack_id)
+        ):  # else it was collected while it was read
+            report.packs += 1
+            report.errors += problems
 
 
 def _is_being_written(path: Path) -> bool:
@@ -177,7 +186,7 @@ def _is_being_written(path: Path) -> bool:
 
 
 def _is_ours(vault: Vault, pack_id: uuid.UUID, pack: OpenPack) -> bool:
-    """Whether a pack of another place may be this vault's; others may keep theirs there, too."""
+    """Whether a pack may be this vault's; in another place, others may keep theirs, too."""
     try:
         superblock = asked_twice(pack, lambda: read_superblock(pack))
     except IntegrityError:
@@ -185,21 +194,22 @@ def _is_ours(vault: Vault, pack_id: uuid.UUID, pack: OpenPack) -> bool:
     return (superblock.vault_id, superblock.pack_id) == (vault.settings.id, pack_id)
 
 
-def _compare(vault: Vault, pack_id: uuid.UUID, pack: OpenPack, report: DoctorReport, *, is_known: bool) -> None:
-    report.packs += 1
+def _disagreements(
+    vault: Vault, pack_id: uuid.UUID, pack: OpenPack, report: DoctorReport, *, is_known: bool
+) -> Iterator[IntegrityError]:
     if not is_known:
-        report.errors.append(_disagreement(pack, "the catalog does not know the pack"))
+        yield _disagreement(pack, "the catalog does not know the pack")
     try:
         records = asked_twice(pack, lambda: list_records(pack, pack_id))
         named = [_decode(pack, pack_id, entry) for entry in records if entry.type is RecordType.MANIFEST]
     except (IntegrityError, OSError) as error:
         found = "it was not sealed" if read_footer(pack) is None else str(error)
-        report.errors.append(_disagreement(pack, found, "its index and all its manifests"))
+        yield _disagreement(pack, found, "its index and all its manifests")
         return
     report.blocks += sum(1 for entry in records if entry.type is RecordType.BLOCK)
     report.versions += sum(len(manifest.versions) for manifest in named)
-    _compare_blocks(vault, pack_id, pack, records, report)
-    _compare_names(vault, pack, named, report)
+    yield from _compare_blocks(vault, pack_id, pack, records)
+    yield from _compare_names(vault, pack, named)
 
 
 def _decode(pack: OpenPack, pack_id: uuid.UUID, entry: IndexEntry) -> Manifest:
@@ -207,8 +217,8 @@ def _decode(pack: OpenPack, pack_id: uuid.UUID, entry: IndexEntry) -> Manifest:
 
 
 def _compare_blocks(
-    vault: Vault, pack_id: uuid.UUID, pack: OpenPack, records: list[IndexEntry], report: DoctorReport
-) -> None:
+    vault: Vault, pack_id: uuid.UUID, pack: OpenPack, records: list[IndexEntry]
+) -> Iterator[IntegrityError]:
     """Each block that the catalog reads from here must be here; and each that is here must be known."""
     here = {(Locator(e.blake3, e.payload_bytes), e.offset_bytes) for e in records if e.type is RecordType.BLOCK}
     with vault.catalog.reading() as connection:
@@ -216,17 +226,17 @@ def _compare_blocks(
         known = packs.known_blocks(connection, [locator for locator, _ in here])
     if astray := said - here:
         what = f"{counted(len(astray), 'block')} that the catalog reads from here"
-        report.errors.append(_disagreement(pack, f"{what} {_are(astray)} not here"))
+        yield _disagreement(pack, f"{what} {_are(astray)} not here")
     if unknown := {locator for locator, _ in here} - known:
-        report.errors.append(_disagreement(pack, f"{counted(len(unknown), 'block')} that the catalog does not know"))
+        yield _disagreement(pack, f"{counted(len(unknown), 'block')} that the catalog does not know")
 
 
-def _compare_names(vault: Vault, pack: OpenPack, named: list[Manifest], report: DoctorReport) -> None:
+def _compare_names(vault: Vault, pack: OpenPack, named: list[Manifest]) -> Iterator[IntegrityError]:
     ids = {stored.version.id for manifest in named for stored in manifest.versions}
     with vault.catalog.reading() as connection:
         unknown = ids - files.version_row_numbers(connection, list(ids)).keys()
     if unknown:
-        report.errors.append(_disagreement(pack, f"{counted(len(unknown), 'version')} that the catalog does not know"))
+        yield _disagreement(pack, f"{counted(len(unknown), 'version')} that the catalog does not know")
 
 
 def _are(items: set[tuple[Locator, int]]) -> str:

@@ -17,12 +17,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
-from holdfast.blocks.backends import PackBackend, add_pack, open_backend
+from holdfast.blocks.backends import HeldPack, PackBackend, add_pack, open_backend
 from holdfast.blocks.backends.backend import pack_id_of, pack_name
 from holdfast.blocks.backends.posix import PosixBackend, PosixPack, remove_file
 from holdfast.blocks.packs import pack_path
 from holdfast.catalog import packs
-from holdfast.errors import HoldfastError, IntegrityError, UsageError
+from holdfast.elsewhere import check_mounted, remove_pack, unknown_packs
+from holdfast.errors import HoldfastError, IntegrityError, UsageError, VaultError
 from holdfast.reports import Moved, PackRow, Report, Silent, Stage, StoreReport, Watch
 from holdfast.state import Tracker
 from holdfast.vault import Vault, opened, owned
@@ -72,6 +73,7 @@ def move_packs(vault: Vault, report: Report, watch: Watch) -> Moved:
         try:
             if left:
                 _refuse_own_folder(vault, backend)
+                check_mounted(vault)
             for pack_id, size_bytes in left.items():
                 _move(vault, backend, pack_id, size_bytes, stage, moved)
         except HoldfastError as problem:
@@ -95,17 +97,21 @@ def _move(vault: Vault, backend: PackBackend, pack_id: uuid.UUID, size_bytes: in
     folder = vault.settings.packs_folder
     try:
         with closing(PosixPack(pack_path(folder, pack_id))) as pack:
-            sent = add_pack(backend, pack_id, pack, stage.advance)
+            sent = add_pack(backend, pack_id, pack, stage.advance, take_away=True)
     except (IntegrityError, OSError) as error:
         if _is_kept(vault, pack_id):
             moved.problems.append(_unread(vault, pack_id, error))
         return
     if not _is_kept(vault, pack_id):
-        backend.remove(pack_id)  # collected while it was on its way: nobody else would ever take it away
+        remove_pack(vault, backend, pack_id)  # collected while it was on its way: nobody else would ever take it away
         return
     if not sent:
         _refuse_own_folder(vault, backend, pack_id)
-    remove_file(folder, pack_id)
+    try:
+        remove_file(folder, pack_id)
+    except OSError as error:
+        moved.problems.append(_not_removed(vault, pack_id, error))
+        return
     moved.packs += 1
     moved.size_bytes += size_bytes
 
@@ -114,6 +120,15 @@ def _is_kept(vault: Vault, pack_id: uuid.UUID) -> bool:
     """Whether the pack is still one of the store: a collection goes on beside whoever works on the vault."""
     with vault.catalog.reading() as connection:
         return packs.pack_is_kept(connection, pack_id)
+
+
+def _not_removed(vault: Vault, pack_id: uuid.UUID, error: OSError) -> VaultError:
+    return VaultError(
+        "a pack is in the other place by now, and its local file cannot be removed",
+        place=str(pack_path(vault.settings.packs_folder, pack_id)),
+        found=error.strerror or str(error),
+        hint="mend what is named; then: holdfast store push",
+    )
 
 
 def _unread(vault: Vault, pack_id: uuid.UUID, error: IntegrityError | OSError) -> IntegrityError:
@@ -144,8 +159,9 @@ def copy(folder: Path, to: str, options: Mapping[str, str] | None = None, watch:
     """Copy every sealed pack, from wherever it lies, to the place `to`; each is read back there and compared in full.
 
     `options` as in `[blocks.store_options]`; None: those of the vault. What was proven to be there before, and is still
-    listed with its size, is not read again. Raises `UsageError` for a wrong place, and `BackendError` when one of the two
-    places cannot be reached; packs with a problem of their own are in the report.
+    listed with its size and tag, is not read again. What is sealed while the others are copied is copied, too. Raises
+    `UsageError` for a wrong place, and `BackendError` when one of the two places cannot be reached; packs with a problem of
+    their own are in the report, and that the catalog does not know all packs of the vault.
     """
     watch = watch or Silent()
     with opened(folder) as vault:
@@ -154,26 +170,37 @@ def copy(folder: Path, to: str, options: Mapping[str, str] | None = None, watch:
         report = StoreReport(vault=str(folder), to=backend.url)
         with vault.catalog.reading() as connection:
             sizes = packs.sealed_packs(connection)
-        there = {held.pack_id: held.size_bytes for held in backend.packs()}
+        report.errors += unknown_packs(vault)
+        there = {held.pack_id: held for held in backend.packs()}
         proven = _Proven(vault.settings.state_folder, backend.url, report)
         with watch.stage("copy", 2 * sum(sizes.values())) as stage, closing(proven):
-            for pack_id, size_bytes in sorted(sizes.items()):
-                if there.get(pack_id) == size_bytes and proven.is_known(pack_id):
+            for pack_id, size_bytes in _and_sealed_meanwhile(vault, sizes):
+                if proven.is_known(there.get(pack_id), size_bytes):
                     stage.advance(2 * size_bytes)
                 elif not _copy(vault, backend, pack_id, stage, report):
                     continue
-                else:
-                    proven.note(pack_id)
+                elif held := backend.held(pack_id):
+                    proven.note(held)
                 report.packs += 1
                 report.size_bytes += size_bytes
             report.stages.append(stage.done())
     return report
 
 
+def _and_sealed_meanwhile(vault: Vault, sizes: dict[uuid.UUID, int]) -> Iterator[tuple[uuid.UUID, int]]:
+    """These packs, and those that were sealed, and perhaps moved, by the time that these are done."""
+    seen = set[uuid.UUID]()
+    while sizes:
+        yield from sorted(sizes.items())
+        seen |= sizes.keys()
+        with vault.catalog.reading() as connection:
+            sizes = {pack_id: size for pack_id, size in packs.sealed_packs(connection).items() if pack_id not in seen}
+
+
 def _copy(vault: Vault, backend: PackBackend, pack_id: uuid.UUID, stage: Stage, report: StoreReport) -> bool:
     try:
         with closing(vault.packs.open(pack_id)) as pack:
-            report.sent += add_pack(backend, pack_id, pack, stage.advance)
+            report.sent += add_pack(backend, pack_id, pack, stage.advance, take_away=False)
     except (IntegrityError, OSError) as error:
         if _is_kept(vault, pack_id):
             report.errors.append(_unread(vault, pack_id, error))
@@ -182,7 +209,10 @@ def _copy(vault: Vault, backend: PackBackend, pack_id: uuid.UUID, stage: Stage, 
 
 
 class _Proven:
-    """Which packs were proven to be at a place. A state that cannot be used is told, and all are proven again."""
+    """Which packs were proven to be at a place, and their tags then: another disk or bucket may be called the same.
+
+    A state that cannot be used is told, and all are proven again.
+    """
 
     def __init__(self, folder: Path, url: str, report: Report) -> None:
         self._url = url
@@ -207,14 +237,18 @@ class _Proven:
     def _key(self, pack_id: uuid.UUID) -> str:
         return f"{self._url}/{pack_name(pack_id)}"
 
-    def is_known(self, pack_id: uuid.UUID) -> bool:
+    def is_known(self, held: HeldPack | None, size_bytes: int) -> bool:
+        """Whether what is listed is the very pack that was proven."""
         tracker = self._tracker
-        return tracker is not None and bool(self._safely(lambda: self._key(pack_id) in tracker))
+        if tracker is None or held is None or held.size_bytes != size_bytes or not held.tag:
+            return False
+        noted = self._safely(lambda: tracker.get(self._key(held.pack_id)))
+        return noted is not None and noted.get("tag") == held.tag
 
-    def note(self, pack_id: uuid.UUID) -> None:
+    def note(self, held: HeldPack) -> None:
         tracker = self._tracker
         if tracker is not None:
-            self._safely(lambda: tracker.update({self._key(pack_id): {"_done": True}}))
+            self._safely(lambda: tracker.update({self._key(held.pack_id): {"_done": True, "tag": held.tag}}))
 
     def close(self) -> None:
         if self._tracker is not None:

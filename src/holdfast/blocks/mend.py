@@ -35,7 +35,7 @@ def whole_copies(
     vault needs them no more. `heed` is called before each pack.
     """
     left = set(wanted)
-    yield from _copies(packs, _here(packs), left, heed)
+    yield from _copies(packs, _here(packs, vault_id), left, heed)
     with suppress(BackendError, UsageError):
         yield from _copies(packs, _elsewhere(packs, vault_id), left, heed)
 
@@ -53,9 +53,9 @@ def _copies(
             yield place, pack_bytes
 
 
-def _here(packs: Packs) -> Iterator[uuid.UUID]:
+def _here(packs: Packs, vault_id: uuid.UUID) -> Iterator[uuid.UUID]:
     for path in packs.folder.glob("*" + PACK_SUFFIX):
-        if (pack_id := pack_id_of(path.name)) is not None:
+        if (pack_id := pack_id_of(path.name)) is not None and _is_of(packs, pack_id, vault_id):
             yield pack_id
 
 
@@ -71,8 +71,10 @@ def _is_of(packs: Packs, pack_id: uuid.UUID, vault_id: uuid.UUID) -> bool:
     try:
         with opened_pack(packs, pack_id) as pack:
             return asked_twice(pack, lambda: read_superblock(pack)).vault_id == vault_id
-    except (OSError, IntegrityError):
-        return False  # no help
+    except IntegrityError:
+        return packs.is_local(pack_id)  # too damaged to say; nobody else has a claim on what lies here
+    except OSError:
+        return False
 
 
 def _copies_in(packs: Packs, pack_id: uuid.UUID, wanted: Collection[Locator]) -> list[tuple[BlockPlace, int]]:

@@ -100,9 +100,9 @@ def recover_packs(packs: Packs | Path, *, vault_id: uuid.UUID, known: Known, sin
     return left.count
 
 
-def has_left_packs(folder: Path, known: Known) -> bool:
+def has_left_packs(folder: Path, vault_id: uuid.UUID, known: Known) -> bool:
     """Whether there are packs to recover: not settled, and nobody is writing them."""
-    return any(_is_left(pack) for pack in _left_packs(folder, known))
+    return any(_is_left(pack) for pack in _left_packs(folder, vault_id, known))
 
 
 def _is_left(pack: _LeftPack) -> bool:
@@ -118,7 +118,9 @@ class LeftPacks:
         self._vault_id = vault_id
         self._known = known
         self._sink = sink
-        self._left = sorted(_left_packs(self.packs.folder, known), key=lambda pack: (pack.created_ns, pack.id))
+        self._left = sorted(
+            _left_packs(self.packs.folder, vault_id, known), key=lambda pack: (pack.created_ns, pack.id)
+        )
         self._is_there = cache(partial(_is_there, self.packs))
         self.count = len(self._left)
         self._found: list[_Adopted] = []
@@ -160,12 +162,15 @@ class _Adopted:
     was_sealed: bool
 
 
-def _left_packs(folder: Path, known: Known) -> Iterator[_LeftPack]:
+def _left_packs(folder: Path, vault_id: uuid.UUID, known: Known) -> Iterator[_LeftPack]:
+    """Those of other vaults are left alone: somebody else counts on them, or removes them."""
     for path in folder.glob("*" + packfile.PACK_SUFFIX):
         pack_id = _id_of(path)
         if pack_id is not None and not known.pack_is_sealed(pack_id):
             with suppress(FileNotFoundError):  # collected since it was listed
-                yield _left_pack(path, pack_id)
+                pack = _left_pack(path, pack_id, vault_id)
+                if pack is not None:
+                    yield pack
 
 
 def _id_of(path: Path) -> uuid.UUID | None:
@@ -176,7 +181,7 @@ def _id_of(path: Path) -> uuid.UUID | None:
     return pack_id if path.stem == str(pack_id) else None
 
 
-def _left_pack(path: Path, pack_id: uuid.UUID) -> _LeftPack:
+def _left_pack(path: Path, pack_id: uuid.UUID, vault_id: uuid.UUID) -> _LeftPack | None:
     with path.open("rb") as file:
         try:
             superblock = packformat.decode_superblock(file.read(packformat.SUPERBLOCK_BYTES))
@@ -190,7 +195,8 @@ def _left_pack(path: Path, pack_id: uuid.UUID) -> _LeftPack:
             found=str(superblock.pack_id),
             hint=f"move it out of the folder, or give it its own name again: {superblock.pack_id}{path.suffix}",
         )
-    return _LeftPack(path, pack_id, superblock.created_ns, has_superblock=True)
+    is_ours = superblock.vault_id == vault_id
+    return _LeftPack(path, pack_id, superblock.created_ns, has_superblock=True) if is_ours else None
 
 
 @contextmanager

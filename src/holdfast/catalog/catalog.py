@@ -117,7 +117,8 @@ class Catalog:
             kept = {s.version.content: s.segments for s in manifest.versions if s.version.content and s.segments}
             for content in released & kept.keys():
                 del kept[content]
-            releasing.forget_places(connection, group.misplaced)
+            # whatever gets no other place keeps the one it has: its pack may only be away for a while
+            releasing.forget_places(connection, group.misplaced & kept.keys())
             packs.record_segments(connection, {rows[content]: segments for content, segments in kept.items()})
             files.record_ends(connection, manifest.ends)
             releasing.adopt_releases(connection, manifest.releases)
@@ -134,6 +135,11 @@ class Catalog:
     def pack_is_sealed(self, pack_id: uuid.UUID) -> bool:
         with self._database.reading() as connection:
             return packs.pack_is_sealed(connection, pack_id)
+
+    def pack_is_kept(self, pack_id: uuid.UUID) -> bool:
+        """Whether a pack is settled, and was not collected."""
+        with self._database.reading() as connection:
+            return packs.pack_is_kept(connection, pack_id)
 
     def was_released(self, content: Content) -> bool:
         """Whether the store gave a content up at some time."""

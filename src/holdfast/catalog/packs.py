@@ -87,6 +87,11 @@ def known_packs(connection: Connection) -> dict[uuid.UUID, bool]:
     return {uuid.UUID(bytes=row.uuid): row.emptied for row in connection.execute(select(pack.c.uuid, pack.c.emptied))}
 
 
+def settled_packs(connection: Connection) -> set[uuid.UUID]:
+    """Every pack that is known to be sealed, also those from which nothing is read any more."""
+    return {uuid.UUID(bytes=row) for row in connection.scalars(select(pack.c.uuid).where(pack.c.sealed.is_(True)))}
+
+
 def pack_is_emptied(connection: Connection, pack_id: uuid.UUID) -> bool | None:
     """Whether nothing is read from the pack any more: its file may be gone, or not yet. None: the pack is unknown."""
     return connection.scalar(select(pack.c.emptied).where(pack.c.uuid == pack_id.bytes))

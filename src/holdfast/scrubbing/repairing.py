@@ -6,11 +6,9 @@ however much is lost. Each block's own digest decides; durable before said: byte
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-
-from sqlalchemy import Connection
 
 from holdfast import durable
 from holdfast.blocks.backends.backend import pack_name
@@ -18,7 +16,7 @@ from holdfast.blocks.mend import RepairPack, whole_copies
 from holdfast.blocks.scrub import LOST, DamagedBlock, Range, look_at_block, lost_block, opened_pack
 from holdfast.catalog import holders, packs
 from holdfast.catalog.holders import BlockPart
-from holdfast.errors import HoldfastError, IntegrityError
+from holdfast.errors import BackendError, HoldfastError, IntegrityError, UsageError
 from holdfast.restoring.pieces import Piece, read_pieces
 from holdfast.scrubbing.findings import name_of
 from holdfast.scrubbing.sources import read_from_sources
@@ -107,6 +105,9 @@ class Repair:
         if not damage.bad:
             self._lay_down(item, payload)
             return None
+        if (twin := self._read_twin(item.place)) is not None:
+            self._lay_down(item, twin)
+            return None
         spool.put(number, payload)
         return _Torn(item, number, damage.bad)
 
@@ -123,18 +124,36 @@ class Repair:
         """Other whole records in the store are as good as this one was: nothing need be copied."""
         found = {one.found.place.locator: one.found for one in torn}
         for place, pack_bytes in whole_copies(self._vault.packs, self._vault.settings.id, found, self._heed):
-            with self._vault.catalog.transaction() as connection:
-                if not self._may_be_read(connection, place.pack_id):
-                    continue
-                packs.move_block(connection, place, pack_bytes)
-            self._settle(found[place.locator], f"repaired: it is whole in {pack_name(place.pack_id)}")
+            item = found[place.locator]
+            if self._point_to(place, pack_bytes):
+                self._settle(item, f"repaired: it is whole in {pack_name(place.pack_id)}")
+            elif (payload := self._read_copy(place)) is not None:
+                self._lay_down(item, payload)
 
-    def _may_be_read(self, connection: Connection, pack_id: uuid.UUID) -> bool:
-        """Not what a collection is to remove or is writing; the catalog may be older than a pack that lies elsewhere."""
-        is_emptied = packs.pack_is_emptied(connection, pack_id)
-        if is_emptied is None:
-            return not self._vault.packs.is_local(pack_id) and self._vault.packs.has(pack_id)
-        return not is_emptied
+    def _point_to(self, place: BlockPlace, pack_bytes: int) -> bool:
+        """Not to a pack that a collection is to remove, and not to one that the catalog has not taken over."""
+        with self._vault.catalog.transaction() as connection:
+            if packs.pack_is_emptied(connection, place.pack_id) is not False:
+                return False
+            packs.move_block(connection, place, pack_bytes)
+        return True
+
+    def _read_copy(self, place: BlockPlace) -> bytearray | None:
+        with suppress(BackendError, UsageError, OSError), opened_pack(self._vault.packs, place.pack_id) as pack:
+            payload, damage = look_at_block(pack, place)
+            return payload if damage is None else None
+        return None
+
+    def _read_twin(self, place: BlockPlace) -> bytearray | None:
+        """The block as it is in the other place, where a move that was cut short has left its pack in both."""
+        with suppress(BackendError, UsageError, OSError):
+            backend = self._vault.packs.backend() if self._vault.packs.is_local(place.pack_id) else None
+            twin = None if backend is None else backend.open(place.pack_id)
+            if twin is not None:
+                with closing(twin):
+                    payload, damage = look_at_block(twin, place)
+                return payload if damage is None else None
+        return None
 
     # -- what tapes and sources have
 

@@ -12,6 +12,7 @@ from holdfast.blocks.backends.backend import pack_name
 from holdfast.blocks.packs import Packs
 from holdfast.blocks.scrub import LOST, DamagedBlock, lost_block, scrub_pack
 from holdfast.catalog import holders, packs, releasing
+from holdfast.elsewhere import check_mounted
 from holdfast.errors import BackendError, HoldfastError, UsageError, VaultError
 from holdfast.reports import ScrubReport, Silent, Stage, Watch, counted
 from holdfast.scrubbing.findings import Findings, files_that_need, of_block, of_pack
@@ -38,6 +39,7 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
             sizes = packs.sealed_packs(connection)
         if not request.replace_lost:
             _check_mounted(vault.packs, sizes)
+            check_mounted(vault)
         report.packs_in_store = len(sizes)
         pace = Pace(request)
         with (
@@ -55,22 +57,14 @@ def scrub(folder: Path, request: ScrubRequest, watch: Watch | None = None) -> Sc
 
 
 def _check_mounted(packs: Packs, sealed: Collection[uuid.UUID]) -> None:
-    """Raise `VaultError` when all packs of a place are gone: one error tells more than a thousand."""
-    elsewhere = [pack_id for pack_id in sealed if not packs.is_local(pack_id)]
-    backend = packs.backend() if elsewhere else None
-    if backend is None:
-        is_gone, place, why = len(elsewhere) == len(sealed) > 0, str(packs.folder), "is its disk mounted?"
-    else:
-        is_gone, place = next(backend.packs(), None) is None, backend.url
-        why = "is [blocks] store in holdfast.toml right?"
-    if is_gone:
+    """Raise `VaultError` when all packs are gone from the folder: one error tells more than a thousand."""
+    if sealed and packs.backend() is None and not any(map(packs.is_local, sealed)):
         raise VaultError(
-            f"the block store is empty: {why}",
-            place=place,
-            expected=counted(len(elsewhere), "pack"),
+            "the block store is empty: is its disk mounted?",
+            place=str(packs.folder),
+            expected=counted(len(sealed), "pack"),
             found="none",
-            hint="mount or correct it; or, if it is lost for good, put it together from the tapes: holdfast scrub "
-            "--replace-lost",
+            hint="mount it; or, if it is lost for good, put it together from the tapes: holdfast scrub --replace-lost",
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from holdfast.blocks.backends import HeldPack, OpenPack, PackBackend, Progress
 from holdfast.errors import BackendError
 
-CALLS: tuple[str, ...] = ("packs", "open", "put", "read", "remove")
+CALLS: tuple[str, ...] = ("packs", "held", "open", "put", "read", "remove")
 KINDS = ("fail", "lie", "short", "flip", "kill before", "kill amid", "kill after")
 
 
@@ -65,6 +65,10 @@ class FaultyBackend:
     def packs(self) -> Iterator[HeldPack]:
         self.meets("packs")
         return self.inner.packs()
+
+    def held(self, pack_id: uuid.UUID) -> HeldPack | None:
+        self.meets("held")
+        return self.inner.held(pack_id)
 
     def open(self, pack_id: uuid.UUID) -> OpenPack | None:
         self.meets("open")

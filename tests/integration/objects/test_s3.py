@@ -131,10 +131,10 @@ def test_law_6_a_put_that_the_network_cuts_is_done_again(
     backend, pack_id, data = open_parts(line.port, bucket), uuid.uuid4(), os.urandom(12 * MIB)
     line.cut_after(after_bytes)
     with pytest.raises(BackendError):
-        add_pack(backend, pack_id, MemoryPack(data))
+        add_pack(backend, pack_id, MemoryPack(data), take_away=True)
     line.mend()
     assert list(backend.packs()) == []
-    assert add_pack(backend, pack_id, MemoryPack(data)) is True
+    assert add_pack(backend, pack_id, MemoryPack(data), take_away=True) is True
     assert names_in(server.port, bucket) == [f"vault/packs/{pack_id}.pack"]
 
 
@@ -158,7 +158,7 @@ def test_what_a_killed_upload_left_is_cleared_away_when_the_pack_comes_again(ser
     raw = raw_store(server.port, bucket)
     for name in (f"{pack_id}.pack.0123.incoming", f"{other}.pack.0123.incoming"):
         obstore.put(raw, name, b"left behind")
-    add_pack(backend, pack_id, MemoryPack(os.urandom(6 * MIB)))
+    add_pack(backend, pack_id, MemoryPack(os.urandom(6 * MIB)), take_away=True)
     left = {f"vault/packs/{pack_id}.pack", f"vault/packs/{other}.pack.0123.incoming"}
     assert {*names_in(server.port, bucket)} == left
 

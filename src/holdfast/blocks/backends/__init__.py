@@ -5,7 +5,17 @@ what is in a pack: pieces are checked by whoever reads them (`holdfast.blocks.pa
 catalog, no settings file and nothing that is not sealed may come in.
 """
 
-from holdfast.blocks.backends.backend import HeldPack, OpenPack, PackBackend, Progress, add_pack, digest_of
+from holdfast.blocks.backends.backend import HeldPack, OpenPack, PackBackend, Progress, add_pack, digest_of, may_be_of
 from holdfast.blocks.backends.opening import check_place, open_backend
 
-__all__ = ["HeldPack", "OpenPack", "PackBackend", "Progress", "add_pack", "check_place", "digest_of", "open_backend"]
+__all__ = [
+    "HeldPack",
+    "OpenPack",
+    "PackBackend",
+    "Progress",
+    "add_pack",
+    "check_place",
+    "digest_of",
+    "may_be_of",
+    "open_backend",
+]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from blake3 import blake3
 
+from holdfast.blocks.packformat import SUPERBLOCK_BYTES, decode_superblock
 from holdfast.errors import IntegrityError
 
 PACK_SUFFIX = ".pack"
@@ -27,10 +29,14 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True, slots=True)
 class HeldPack:
-    """A pack that a backend has."""
+    """A pack that a backend has.
+
+    `tag`: another one after every change of its bytes, as far as the place can tell; empty where it cannot.
+    """
 
     pack_id: uuid.UUID
     size_bytes: int
+    tag: str = field(default="", compare=False)
 
 
 class OpenPack(Protocol):
@@ -74,12 +80,16 @@ class PackBackend(Protocol):
         """Every pack, in any order. What has another name than a pack has is not ours, and left alone."""
         ...
 
+    def held(self, pack_id: uuid.UUID) -> HeldPack | None:
+        """The pack as it is listed; None where it is not there, though the place is."""
+        ...
+
     def open(self, pack_id: uuid.UUID) -> OpenPack | None:
-        """The pack, to be read; None where it is not there."""
+        """The pack, to be read; None where it is not there, though the place is."""
         ...
 
     def put(self, pack_id: uuid.UUID, source: OpenPack, progress: Progress) -> bool:
-        """Take a pack, whole or not at all; durable on return. False where one of this name is: that stays as it is."""
+        """Take a pack, whole or not at all. False where one of this name is: that stays as it is. Durable in either case."""
         ...
 
     def remove(self, pack_id: uuid.UUID) -> None:
@@ -113,6 +123,22 @@ def incoming_name(pack_id: uuid.UUID) -> str:
 def is_incoming(name: str, pack_id: uuid.UUID) -> bool:
     """Whether a thing of this name is, or was when its process was killed, on its way to be this pack."""
     return name.startswith(f"{pack_name(pack_id)}.") and name.endswith(INCOMING)
+
+
+def may_be_of(backend: PackBackend, pack_id: uuid.UUID, vault_id: uuid.UUID) -> bool:
+    """Whether a pack that is there may be this vault's; it may be if it is too damaged to say. Raises what backends raise."""
+    pack = backend.open(pack_id)
+    if pack is None:
+        return False
+    with closing(pack):
+        data = memoryview(bytearray(SUPERBLOCK_BYTES))
+        for _ in range(READ_BACKS):
+            try:
+                pack.read_into(data, 0)
+                return decode_superblock(bytes(data)).vault_id == vault_id
+            except (IntegrityError, OSError):
+                pack.forget()
+    return True
 
 
 def parts_of(source: OpenPack, part_bytes: int, progress: Progress) -> Iterator[memoryview]:
@@ -152,11 +178,19 @@ def _damaged(source: OpenPack, found: str) -> IntegrityError:
     )
 
 
-def add_pack(backend: PackBackend, pack_id: uuid.UUID, source: OpenPack, progress: Progress = lambda _: None) -> bool:
+def add_pack(
+    backend: PackBackend,
+    pack_id: uuid.UUID,
+    source: OpenPack,
+    progress: Progress = lambda _: None,
+    *,
+    take_away: bool,
+) -> bool:
     """Have the backend hold the very bytes of `source`; whether they were sent, or were there already.
 
     Whatever the backend says, all of them are read back and compared by digest before this returns. Raises
-    `IntegrityError` when others are there: those of somebody else stay, those that were just sent are taken away again.
+    `IntegrityError` when others are there: those of somebody else stay, those that were just sent are taken away again if
+    the caller may `take_away`: only whoever has the vault, as its owner may have found them good and removed his own.
     `progress` is told of each byte twice, when it was sent (or need not be) and when it was read back.
     """
     expected = digest_of(source)
@@ -166,7 +200,7 @@ def add_pack(backend: PackBackend, pack_id: uuid.UUID, source: OpenPack, progres
     found = _read_back(backend, pack_id, source.size_bytes, expected, progress)
     if found is None:
         return sent
-    if sent:
+    if sent and take_away:
         backend.remove(pack_id)  # ours, and no pack; as it stands it would only be in the way of the next try
     raise IntegrityError(
         "a pack did not arrive as it was sent; it stays where it was"
@@ -175,7 +209,8 @@ def add_pack(backend: PackBackend, pack_id: uuid.UUID, source: OpenPack, progres
         place=f"{backend.url}/{pack_name(pack_id)}",
         expected=f"{source.size_bytes} bytes, BLAKE3 {expected.hex()}",
         found=found,
-        hint="run the same command again; if it says the same, look at what is at that place, and move it away",
+        hint="holdfast scrub first, as the damaged one may be that of the local folder; then run the same command again; "
+        "if it says the same, look at what is at that place, and move it away",
     )
 
 

@@ -42,6 +42,10 @@ class MemoryBackend:
         for pack_id, data in list(self._packs.items()):
             yield HeldPack(pack_id, len(data))
 
+    def held(self, pack_id: uuid.UUID) -> HeldPack | None:
+        data = self._packs.get(pack_id)
+        return None if data is None else HeldPack(pack_id, len(data))
+
     def open(self, pack_id: uuid.UUID) -> OpenPack | None:
         data = self._packs.get(pack_id)
         return None if data is None else MemoryPack(data, f"{self.url}{pack_name(pack_id)}")

@@ -89,37 +89,36 @@ class ObjectBackend:
             for item in page:
                 pack_id = pack_id_of(item["path"])
                 if pack_id is not None:
-                    yield HeldPack(pack_id, item["size"])
+                    yield _held(pack_id, item)
 
     def _pages(self, after: str | None = None) -> Iterator[Sequence[ObjectMeta]]:
         """All that is below the URL, page by page; or what comes after a name."""
         with self._explained(None):
             yield from obstore.list(self._store, offset=after)  # pyright: ignore[reportUnknownMemberType]
 
-    def open(self, pack_id: uuid.UUID) -> OpenPack | None:
-        size_bytes = self._size_of(pack_id)
-        if size_bytes is None:
-            return None
-        return _ObjectPack(self, pack_id, size_bytes)
-
-    def _size_of(self, pack_id: uuid.UUID) -> int | None:
+    def held(self, pack_id: uuid.UUID) -> HeldPack | None:
         try:
             with self._explained(pack_id):
-                return obstore.head(self._store, pack_name(pack_id))["size"]
-        except NotThere:
+                return _held(pack_id, obstore.head(self._store, pack_name(pack_id)))
+        except NotThere:  # or the bucket is not: such an answer has no words
+            next(self._pages(after=pack_name(pack_id)), None)
             return None
+
+    def open(self, pack_id: uuid.UUID) -> OpenPack | None:
+        held = self.held(pack_id)
+        return None if held is None else _ObjectPack(self, pack_id, held.size_bytes)
 
     def put(self, pack_id: uuid.UUID, source: OpenPack, progress: Progress) -> bool:
         put = self._put_small if source.size_bytes <= self._part_bytes else self._put_large
         try:
             with self._explained(pack_id):
-                if self._size_of(pack_id) is not None:
+                if self.held(pack_id) is not None:
                     return False
                 put(pack_id, source, progress)
         except IsThere:
             return False
         except NotThere as error:
-            if self._size_of(pack_id) is None:
+            if self.held(pack_id) is None:
                 raise explain(error, self.url) from error
             return False  # another one was quicker, and has cleared up
         finally:
@@ -158,7 +157,7 @@ class ObjectBackend:
     def _clear_up(self, pack_id: uuid.UUID) -> None:
         """Once the pack is there, whatever is or was on its way to its name is of no use."""
         try:
-            if self._size_of(pack_id) is not None:
+            if self.held(pack_id) is not None:
                 # services list by name, so that those which begin with this one come first
                 for item in next(self._pages(after=pack_name(pack_id)), ()):
                     if is_incoming(item["path"], pack_id):
@@ -198,6 +197,10 @@ class ObjectBackend:
         return explained(
             self.url if pack_id is None else f"{self.url}/{pack_name(pack_id)}", is_pack=pack_id is not None
         )
+
+
+def _held(pack_id: uuid.UUID, item: ObjectMeta) -> HeldPack:
+    return HeldPack(pack_id, item["size"], item["e_tag"] or "")
 
 
 class _ObjectPack:

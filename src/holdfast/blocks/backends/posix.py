@@ -56,6 +56,18 @@ def remove_file(folder: Path, pack_id: uuid.UUID) -> None:
     durable.sync_folder(folder)
 
 
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        durable.sync_file(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _held(pack_id: uuid.UUID, status: os.stat_result) -> HeldPack:
+    return HeldPack(pack_id, status.st_size, f"{status.st_ino}-{status.st_mtime_ns}")
+
+
 class PosixBackend:
     """A folder of packs. A pack is written beside its name and linked to it when it is durable: whole, or not at all.
 
@@ -71,7 +83,15 @@ class PosixBackend:
             for entry in entries:
                 pack_id = pack_id_of(entry.name)
                 if pack_id is not None and entry.is_file():
-                    yield HeldPack(pack_id, entry.stat().st_size)
+                    yield _held(pack_id, entry.stat())
+
+    def held(self, pack_id: uuid.UUID) -> HeldPack | None:
+        with self._explained(pack_id):
+            try:
+                return _held(pack_id, (self._folder / pack_name(pack_id)).stat())
+            except FileNotFoundError:
+                self._folder.stat()  # the pack is not there; the folder must be
+                return None
 
     def open(self, pack_id: uuid.UUID) -> OpenPack | None:
         with self._explained(pack_id):
@@ -86,6 +106,7 @@ class PosixBackend:
         with self._explained(pack_id):
             try:
                 if path.exists():
+                    _sync(path)  # whoever put it there may not have
                     return False
                 self._write(incoming, source, progress)
                 path.hardlink_to(incoming)

@@ -70,6 +70,7 @@ class BackendConformance:
         missing = uuid.uuid4()
         assert list(backend.packs()) == []
         assert backend.open(missing) is None
+        assert backend.held(missing) is None
         backend.remove(missing)
 
     def test_what_was_put_is_there(self, backend: PackBackend) -> None:
@@ -181,16 +182,29 @@ class BackendConformance:
         for _ in range(2):
             backend.remove(pack_id)
         assert list(backend.packs()) == [HeldPack(other, 5)]
-        assert backend.open(pack_id) is None
+        assert (backend.open(pack_id), backend.held(pack_id)) == (None, None)
         give(backend, b"second", pack_id)
         assert whole(backend, pack_id) == b"second"
 
+    def test_a_tag_is_another_when_the_bytes_are(self, backend: PackBackend) -> None:
+        """As many bytes, so that nothing else tells; a place that cannot tell gives none."""
+        pack_id = give(backend, b"0123456789")
+        (first,) = backend.packs()
+        same = backend.held(pack_id)
+        assert same is not None
+        assert same == first == HeldPack(pack_id, 10)
+        assert same.tag == first.tag
+        backend.remove(pack_id)
+        give(backend, b"9876543210", pack_id)
+        (second,) = backend.packs()
+        assert second.tag != first.tag or not first.tag
+
     def test_a_pack_is_added_once_and_proven_each_time(self, backend: PackBackend) -> None:
         data, pack_id, told = os.urandom(self.large_bytes), uuid.uuid4(), list[int]()
-        assert add_pack(backend, pack_id, MemoryPack(data), told.append) is True
+        assert add_pack(backend, pack_id, MemoryPack(data), told.append, take_away=True) is True
         assert sum(told) == 2 * len(data)
         told.clear()
-        assert add_pack(backend, pack_id, MemoryPack(data), told.append) is False
+        assert add_pack(backend, pack_id, MemoryPack(data), told.append, take_away=True) is False
         assert sum(told) == 2 * len(data)
         assert whole(backend, pack_id) == data
 
@@ -200,7 +214,7 @@ class BackendConformance:
     ) -> None:
         pack_id = give(backend, b"x" * size_bytes)
         with pytest.raises(IntegrityError) as caught:
-            add_pack(backend, pack_id, MemoryPack(b"0123456789"))
+            add_pack(backend, pack_id, MemoryPack(b"0123456789"), take_away=True)
         assert pack_name(pack_id) in str(caught.value.place)
         assert f"{size_bytes} bytes" in str(caught.value.found)
         assert whole(backend, pack_id) == b"x" * size_bytes

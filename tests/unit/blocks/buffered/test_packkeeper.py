@@ -280,7 +280,7 @@ def test_a_block_whose_pack_was_moved_to_another_place_is_read_there(tmp_path: P
     with keeper_for(here, store) as keeper:
         locator = put(keeper, noise(3 * PIECE))
     (path,) = here.iterdir()
-    assert add_pack(backend, store.blocks[locator].pack_id, PosixPack(path))
+    assert add_pack(backend, store.blocks[locator].pack_id, PosixPack(path), take_away=True)
     path.unlink()
     faulty = FaultyBackend(backend, BackendFault("open"))
     with keeper_for(Packs(here, lambda: faulty), store) as keeper:
