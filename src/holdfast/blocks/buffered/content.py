@@ -32,6 +32,10 @@ class Blocks(Protocol):
 
     def abandon_later(self, content: ContentWriter) -> None: ...
 
+    def hold(self, size_bytes: int) -> bool: ...
+
+    def let_go_of(self, size_bytes: int) -> None: ...
+
     def begun(self, content: ContentWriter) -> Naming: ...
 
     def ended(self, content: ContentWriter) -> None: ...
@@ -39,6 +43,8 @@ class Blocks(Protocol):
     def new_block(self, owner: str, content_offset: int, hash_after_bytes: int) -> BufferBlock: ...
 
     def pack(self, content: BufferBlock) -> tuple[BufferBlock, int] | None: ...
+
+    def pack_bytes(self, data: bytes, owner: str) -> tuple[BufferBlock, int]: ...
 
     def commit(self, block: BufferBlock, *, wait: bool = False) -> None: ...
 
@@ -67,6 +73,7 @@ class ContentWriter:
         self.owner = owner
         self._manager = manager
         self._blocks: list[BufferBlock] = []
+        self._in_hand = b""  # all of it as long as there are no blocks; then what they begin with
         self._pieces: list[_Piece] | None = None  # known once it is closed
         self._is_abandoned = False
         self._naming = NO_NAMING
@@ -76,6 +83,9 @@ class ContentWriter:
         """How much of it was taken, also by a call that was interrupted."""
         if self._pieces is not None:
             return sum(piece.length_bytes for piece in self._pieces)
+        return max(len(self._in_hand), self._blocks_bytes())
+
+    def _blocks_bytes(self) -> int:
         return sum(block.size_bytes for block in self._blocks)
 
     @property
@@ -100,25 +110,46 @@ class ContentWriter:
         """
         self._check_open()
         rest = memoryview(data).cast("B")
-        length = len(rest)
+        if not self._blocks and not self._in_hand and self._manager.hold(len(rest)):
+            self._in_hand = bytes(rest)
+            return len(rest)
+        self._put_down()
+        self._append(rest)
+        return len(rest)
+
+    def _append(self, rest: memoryview) -> None:
         while rest:
             block = self._block_with_room()
             rest = rest[block.try_append(rest[: self._manager.step_bytes]) :]
             if block.room_bytes == 0:
                 self._manager.commit(block)
-        return length
+
+    def _put_down(self) -> None:
+        """What is in hand goes into blocks; one that was interrupted goes on."""
+        if self._in_hand:
+            self._append(memoryview(self._in_hand)[self._blocks_bytes() :])
+            self._drop_in_hand()
+
+    def _drop_in_hand(self) -> None:
+        held, self._in_hand = len(self._in_hand), b""
+        if held:
+            self._manager.let_go_of(held)
 
     def _block_with_room(self) -> BufferBlock:
         if self._blocks and self._blocks[-1].is_writable and self._blocks[-1].room_bytes:
             return self._blocks[-1]
         if not self._blocks:
-            self._naming.end()  # of a call that was interrupted
-            self._naming = self._manager.begun(self)
+            self._begin()
         # as long as it may yet be packed its bytes are not hashed: they will be, in the shared block
         hash_after_bytes = 0 if self._blocks else self._manager.small_limit_bytes
-        block = self._manager.new_block(self.owner, self.size_bytes, hash_after_bytes)
+        block = self._manager.new_block(self.owner, self._blocks_bytes(), hash_after_bytes)
         self._blocks.append(block)
         return block
+
+    def _begin(self) -> None:
+        """Before the store is first asked for any of its bytes."""
+        self._naming.end()  # of a call that was interrupted
+        self._naming = self._manager.begun(self)
 
     @overload
     def close(self, *, wait: Literal[True] = True) -> tuple[Segment, ...]: ...
@@ -139,6 +170,7 @@ class ContentWriter:
         if self._pieces is None:
             self._pieces = self._hand_over()
             self._blocks = [piece.block for piece in self._pieces if piece.block in self._blocks]
+        self._drop_in_hand()
         self._manager.ended(self)
         if not wait:
             return None
@@ -146,6 +178,11 @@ class ContentWriter:
         return self.segments()
 
     def _hand_over(self) -> list[_Piece]:
+        if self._in_hand and not self._blocks:
+            self._begin()
+            shared, offset = self._manager.pack_bytes(self._in_hand, self.owner)
+            return [_Piece(shared, offset, len(self._in_hand))]
+        self._put_down()
         blocks = self._blocks
         if any(block.state is BlockState.DELETED for block in blocks if block.size_bytes):
             raise BlockStateError(
@@ -188,6 +225,7 @@ class ContentWriter:
                 self._manager.unpack(piece.block, piece.offset_bytes)
         for block in self._blocks:
             self._manager.delete(block)
+        self._drop_in_hand()
         self._manager.ended(self)
         self._naming.end()
 

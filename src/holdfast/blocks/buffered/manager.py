@@ -24,6 +24,7 @@ from holdfast.blocks.buffered.blockstate import BlockState, Naming
 from holdfast.blocks.buffered.bufferblock import BufferBlock
 from holdfast.blocks.buffered.committer import Backoff, Committer
 from holdfast.blocks.buffered.content import ContentWriter
+from holdfast.blocks.buffered.inhand import InHand
 from holdfast.blocks.buffered.keeper import BlockKeeper
 from holdfast.blocks.buffered.packing import Packer
 from holdfast.blocks.buffered.readcache import Fetched, ReadCache, SingleFlight
@@ -101,6 +102,7 @@ class BlockManager:
             user=self,
             trust=self._trust,
         )
+        self._in_hand = InHand(self._pool, self, self.small_limit_bytes)
         self._cache = ReadCache(lambda locator: keeper.fetch(locator, 0, locator.size_bytes), cache_bytes)
         self._fetches = SingleFlight()
         self._life = _Life.NEW
@@ -156,6 +158,7 @@ class BlockManager:
             content.named()  # never will be
         self._open.clear()
         self._unwanted.clear()
+        self._in_hand.close()
         self._pool.leave(self)
 
     # -- writing
@@ -228,6 +231,17 @@ class BlockManager:
     def pack(self, content: BufferBlock) -> tuple[BufferBlock, int] | None:
         """See `Packer.pack`."""
         return self._packer.pack(content)
+
+    def pack_bytes(self, data: bytes, owner: str) -> tuple[BufferBlock, int]:
+        """See `Packer.pack_bytes`."""
+        return self._packer.pack_bytes(data, owner)
+
+    def hold(self, size_bytes: int) -> bool:
+        """Whether a content may hold so many bytes by itself, until it says `let_go_of`."""
+        return self._in_hand.take(size_bytes)
+
+    def let_go_of(self, size_bytes: int) -> None:
+        self._in_hand.give_back(size_bytes)
 
     def unpack(self, block: BufferBlock, offset: int) -> None:
         """The content at `offset` of a shared block is not wanted; one in which nothing is any more is deleted."""

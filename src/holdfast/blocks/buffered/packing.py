@@ -56,17 +56,53 @@ class Packer:
         slabs: list[memoryview] = []
         try:
             packed = self._pack(content, slabs)
-            self._pool.give_back(slabs)
+            self._give_back(slabs)
         except BaseException as error:
             try:
                 self._pool.note(error)
                 self._blocks.put_back(content)
-                self._pool.give_back(slabs)
+                self._give_back(slabs)
             except BaseException:
                 self._trust.lost = error
                 raise
             raise
         return packed
+
+    def pack_bytes(self, data: bytes, owner: str) -> Packed:
+        """The same for a content of `owner` that has no block of its own."""
+        slabs: list[memoryview] = []
+        try:
+            packed = self._pack_bytes(memoryview(data), owner, slabs)
+            self._give_back(slabs)
+        except BaseException as error:
+            try:
+                self._pool.note(error)
+                self._give_back(slabs)
+            except BaseException:
+                self._trust.lost = error
+                raise
+            raise
+        return packed
+
+    def _pack_bytes(self, data: memoryview, owner: str, slabs: list[memoryview]) -> Packed:
+        while True:
+            self._wait_if_full(len(data))
+            with self._lock:
+                packed = self._append(self._shared_for(len(data)), (data,), owner, slabs)
+            if not isinstance(packed, int):
+                return packed
+            if packed:
+                self._give_back(slabs)
+                self._pool.take(packed, user=self._user, into=slabs)
+
+    def _give_back(self, slabs: list[memoryview]) -> None:
+        if slabs:
+            self._pool.give_back(slabs)
+
+    def _wait_if_full(self, length_bytes: int) -> None:
+        shared = self._shared  # one look without the lock: others replace it
+        if shared is not None and self._is_full(shared, length_bytes):
+            self._wait_for_room()
 
     def _pack(self, content: BufferBlock, slabs: list[memoryview]) -> Packed | None:
         while self._blocks.claim(content):
@@ -77,16 +113,14 @@ class Packer:
             if not isinstance(packed, int):
                 return packed
             if packed:  # wait with nothing in hand, and with the content free to be committed early
-                self._pool.give_back(slabs)
+                self._give_back(slabs)
                 self._pool.take(packed, user=self._user, into=slabs)
         return None
 
     def _try_pack(self, content: BufferBlock, slabs: list[memoryview]) -> Packed | int:
         """Where it lies, or how many slabs are missing; 0 when the shared block was sealed just now."""
         length = content.size_bytes
-        shared = self._shared  # one look without the lock: others replace it
-        if shared is not None and self._is_full(shared, length):
-            self._wait_for_room()
+        self._wait_if_full(length)
         parts = content.parts()
         try:
             with self._lock:

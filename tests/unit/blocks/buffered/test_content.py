@@ -84,7 +84,8 @@ def test_law_3_what_is_written_is_safe_from_a_collector_until_its_writer_says_th
         assert manager.content("empty").close() == ()
         content, unwanted, left = (manager.content(name) for name in ("night.dat", "unwanted", "left"))
         for each in (content, unwanted, left):
-            each.write(b"abc")
+            each.write(b"a")
+            each.write(b"bc")  # in pieces, so that it has a block
         block, deleted = manager.alloc("x"), manager.alloc("y")
         manager.append(block, b"def")
         assert keeper.count == 5

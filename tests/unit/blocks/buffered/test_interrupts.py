@@ -34,8 +34,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Run:
     """A manager short of memory, what was handed over to it, and what is open."""
 
-    def __init__(self) -> None:
-        self.keeper, self.pool = MemoryKeeper(), pool_of(POOL_SLABS)
+    def __init__(self, slabs: int = POOL_SLABS) -> None:
+        self.keeper, self.pool = MemoryKeeper(), pool_of(slabs)
         self.manager = manager_of(self.keeper, self.pool).__enter__()
         self.open: list[ContentWriter] = []
         self.kept: list[tuple[ContentWriter, bytes]] = []
@@ -103,11 +103,22 @@ def read(run: Run) -> None:
     run.manager.delete(block)
 
 
+def hold(run: Run) -> None:
+    """Small contents that need no block of their own: closed, abandoned, and grown out of hand."""
+    run.close(run.add("one", 100), 100, wait=False)
+    run.add("unwanted", 200).abandon()
+    grown = run.add("grown", 300)
+    grown.write(noise(SLAB)[300:])
+    run.close(grown, SLAB, wait=False)
+    run.close(run.add("waited for", 400), 400, wait=True)
+    run.manager.commit_all()
+
+
 def every_point(act: Callable[[Run], None], *more: int) -> Generator[tuple[Run, int], None, None]:
     """A run for each point of `act`, interrupted there, and `more` points later."""
     number, was_interrupted = 0, True
     while was_interrupted:
-        number, was_interrupted, run = number + 1, False, Run()
+        number, was_interrupted, run = number + 1, False, Run(256 if act is hold else POOL_SLABS)
         try:
             with Interrupter(number, *(number + 1 + (number + step) % 17 for step in more)):
                 act(run)
@@ -117,7 +128,7 @@ def every_point(act: Callable[[Run], None], *more: int) -> Generator[tuple[Run, 
     assert number > 50
 
 
-@pytest.mark.parametrize("act", [work, read])
+@pytest.mark.parametrize("act", [work, read, hold])
 def test_after_an_interrupt_anywhere_all_others_go_on(act: Callable[[Run], None]) -> None:
     for run, number in every_point(act):
         try:
@@ -127,7 +138,7 @@ def test_after_an_interrupt_anywhere_all_others_go_on(act: Callable[[Run], None]
             raise AssertionError(f"interrupted at point {number}") from error
 
 
-@pytest.mark.parametrize("act", [work, read])
+@pytest.mark.parametrize("act", [work, read, hold])
 def test_after_two_interrupts_nobody_hangs_and_the_memory_comes_back(act: Callable[[Run], None]) -> None:
     """Where even the clean-up was interrupted the manager may refuse to go on."""
     for run, number in every_point(act, 0):

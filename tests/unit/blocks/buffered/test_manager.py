@@ -316,7 +316,7 @@ def test_failures_are_raised_once_per_barrier_and_pass_with_the_fault(step: str)
         assert manager.errors() == ()
         found = [read_segments(manager, content.segments()) for content in contents]
         assert found == [b"small", b"tiny", large]
-        assert pool.used_bytes == 0
+        assert pool.used_bytes <= SLAB  # what small contents are held in until they are closed
 
 
 def check_failures(error: NotKeptError, large: bytes) -> None:

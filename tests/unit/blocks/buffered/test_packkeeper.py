@@ -625,9 +625,9 @@ def test_a_pack_that_a_failed_sync_has_left_counts_as_being_written_until_the_en
             keeper.sync()
             put(keeper, noise(9, 10 + number))
             fail_sync(keeper, disk)
-            assert has_left_packs(tmp_path, store) == (number >= 2)  # descriptors are bounded, too
+            assert has_left_packs(tmp_path, VAULT_ID, store) == (number >= 2)  # descriptors are bounded, too
     assert descriptors() == before
-    assert has_left_packs(tmp_path, store)
+    assert has_left_packs(tmp_path, VAULT_ID, store)
     check_kept(tmp_path, store, [noise(9, number) for number in range(4)])
 
 
@@ -647,7 +647,7 @@ def test_a_pack_whose_sealing_failed_counts_as_being_written_too(
         with pytest.raises(OSError, match="no"):
             keeper.sync()
         disk.fails = False
-        assert not has_left_packs(tmp_path, store)
+        assert not has_left_packs(tmp_path, VAULT_ID, store)
     check_kept(tmp_path, store, [noise(PIECE)])
 
 
