@@ -227,7 +227,7 @@ class BufferBlock:
         """The content at `offset` is not wanted; whether the block was wanted for it only, and is DELETED now."""
         with self._lock:
             claims = [claim for claim in self._claims if claim.offset_bytes != offset]
-            is_last = bool(self._claims) and not claims
+            is_last = not claims and self.state is not BlockState.COMMITTED
             self._claims = claims
             if is_last:
                 self._end_locked(BlockState.DELETED)
@@ -315,8 +315,9 @@ class BufferBlock:
 
     def _let_go(self) -> None:
         if self._slabs:
-            self._pool.set_hold(self, Hold.PINNED if self._pins else None)
-            if not self._pins:
+            is_looked_at = bool(self._pins)  # one look: who ends after it tells the pool
+            self._pool.set_hold(self, Hold.PINNED if is_looked_at else None)
+            if not is_looked_at:
                 self._pool.give_back(self._slabs)
 
     def try_let_go(self) -> bool:

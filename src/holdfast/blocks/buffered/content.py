@@ -197,7 +197,7 @@ class ContentWriter:
         for block in blocks:
             if block.size_bytes == 0:
                 self._manager.delete(block)
-            elif block.is_writable:
+            elif not block.is_ended:  # also one that somebody else is sealing: it may be on its way only in name
                 self._manager.commit(block)
         return [_Piece(block, 0, block.size_bytes) for block in blocks if block.size_bytes]
 
@@ -212,12 +212,22 @@ class ContentWriter:
         return tuple(found)
 
     def named(self) -> None:
-        """Its segments are named durably by now, or never will be: a collector need not wait for it any more."""
+        """Its segments are named durably by now, or never will be: a collector need not wait for it any more.
+
+        Raises `BlockStateError` before it is closed.
+        """
+        if self._pieces is None and not self._is_abandoned:
+            raise BlockStateError("a content is named once it is closed", place=self.owner)
         self._naming.end()
+
+    def will_not_be_named(self) -> None:
+        """The manager ends: unless it is closed already, it never will be."""
+        if self._pieces is None:
+            self._naming.end()
 
     def abandon(self) -> None:
         """The content is not wanted: its own blocks are let go. What lies in a shared block stays, named by nobody, as long
-        as another content in it is wanted; no barrier tells of it any more.
+        as another content in it is wanted; no barrier tells of it any more, unless closing it was interrupted.
         """
         self._is_abandoned = True
         for piece in self._pieces or ():

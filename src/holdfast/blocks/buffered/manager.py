@@ -155,7 +155,7 @@ class BlockManager:
             self.delete(block)
         self._writable.clear()
         for content in list(self._open):
-            content.named()  # never will be
+            content.will_not_be_named()
         self._open.clear()
         self._unwanted.clear()
         self._in_hand.close()
@@ -258,6 +258,7 @@ class BlockManager:
         """
         self._committer.retry_failed(blocks)
         self._settle(blocks, owner)
+        self.check()  # else `stop` may have ended its naming
 
     def commit_all(self) -> None:
         """The barrier: when this returns, every closed content and every block from `alloc` that has bytes is durable.
@@ -357,6 +358,7 @@ class BlockManager:
         if self._trust.lost is not None:
             return []
         self._abandon_unwanted()
+        self._in_hand.shrink()
         return list[Holder](self._writable.with_memory())
 
     def commit_early(self, block: Holder) -> None:
@@ -408,6 +410,7 @@ class BlockManager:
 
         What cannot be fetched is heard of by who reads it.
         """
+        self.check()
         return self._cache.prefetch(locator for locator in locators if self._committer.find(locator) is None)
 
 

@@ -48,6 +48,7 @@ class Hold(Enum):
     ON_ITS_WAY = "on its way to the store"
     FAILED = "failed"
     PINNED = "being read"
+    RESERVED = "kept for small contents"
 
 
 class Holder(Protocol):
@@ -268,7 +269,7 @@ class SlabPool:
         with self._lock:
             if self._changes != seen or self._held(Hold.ON_ITS_WAY):
                 return
-            without_failed = self.slab_count - self._held(Hold.FAILED)
+            without_failed = self.slab_count - self._held(Hold.FAILED) - self._held(Hold.RESERVED)
             without_pinned = without_failed - self._held(Hold.PINNED)
             if without_failed < count or (without_pinned < count and waited_s >= self.patience_s):
                 raise self._exhausted(count)
@@ -294,7 +295,9 @@ class SlabPool:
             user.retry_failed()
 
     def _exhausted(self, count: int) -> MemoryBudgetError:
-        named = [(hold, block) for block, (hold, _) in self._holds.items() if hold is not Hold.ON_ITS_WAY]
+        named = [
+            (hold, block) for block, (hold, _) in self._holds.items() if hold not in (Hold.ON_ITS_WAY, Hold.RESERVED)
+        ]
         named.sort(key=lambda held: held[0] is Hold.PINNED)
         lines = [f"{block} is {hold.value}" if hold is Hold.PINNED else f"{block}" for hold, block in named]
         shown = "; ".join(lines[:SHOWN_HOLDERS])

@@ -22,7 +22,9 @@ from tests.unit.blocks.buffered.blockkit import (
 )
 
 from holdfast.blocks import Backoff, BlockManager, BlockState, BufferBlock, MemoryKeeper
-from holdfast.errors import BlockError, NotKeptError
+from holdfast.blocks.buffered.blockstate import Naming
+from holdfast.blocks.buffered.slabs import Hold
+from holdfast.errors import BlockError, BlockStateError, NotKeptError
 from holdfast.values import Locator
 
 pytestmark = pytest.mark.timeout(60)
@@ -272,3 +274,111 @@ def test_a_manager_that_is_not_entered_refuses_instead_of_hanging() -> None:
         pass
     with pytest.raises(BlockError, match="it is stopped"):
         content.close()
+
+
+@pytest.mark.parametrize("size", [6 * SLAB, SLAB])
+def test_law_1_a_barrier_waits_for_a_block_that_another_thread_is_sealing(size: int) -> None:
+    """It has its name, and is on nobody's way yet: whoever was short of memory is about to hand it over."""
+    keeper, reached, go = MemoryKeeper(), threading.Event(), threading.Event()
+    with manager_of(keeper) as manager:
+        content = manager.content("own")
+        content.write(noise(size))
+        (block,) = content._blocks
+        real_submit = manager._writable._submit
+
+        def submit(sealed: BufferBlock) -> None:
+            if sealed is block and not reached.is_set():
+                reached.set()
+                assert go.wait(PATIENCE_S)
+            real_submit(sealed)
+
+        manager._writable._submit = submit
+        sealing = Thread(manager.commit_early, block)
+        assert reached.wait(PATIENCE_S)
+        assert block.state is BlockState.PENDING
+
+        def close() -> None:
+            content.close(wait=False)
+            manager.commit_all()
+
+        closing = Thread(close)
+        closing.join(0.2)  # long enough to return wrongly, and no test of how long it takes
+        assert not keeper.durable or content.is_closed
+        go.set()
+        closing.join_result()
+        sealing.join_result()
+        assert block.state is BlockState.COMMITTED
+        assert read_segments(manager, content.segments()) == noise(size)
+
+
+def test_law_3_the_end_of_the_manager_ends_no_naming_of_what_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, ended = MemoryKeeper(), list[str]()
+    monkeypatch.setattr(keeper, "begin_naming", lambda: Naming(lambda: ended.append("end")))
+    with manager_of(keeper) as manager:
+        begun = len(ended)
+        content = manager.content("night.dat")
+        content.write(noise(SLAB))
+        with monkeypatch.context() as patch:
+            patch.setattr(BlockManager, "ended", interrupt)
+            with interrupted(KeyboardInterrupt):
+                content.close()
+        manager.commit_all()
+        assert content.segments()
+    assert len(ended) == begun
+    content.named()
+    assert len(ended) == begun + 1
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_abandoned_content_whose_abandoning_was_cut_is_told_of_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = MemoryKeeper()
+    failing(keeper)
+    with manager_of(keeper, backoff=Backoff(tries=1)) as manager:
+        content = manager.content("x")
+        content.write(noise(100))
+        content.close(wait=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(BufferBlock, "_end_locked", interrupt)
+            with interrupted(KeyboardInterrupt):
+                content.abandon()
+        content.abandon()
+        manager.commit_all()
+
+
+def test_what_is_not_running_fetches_nothing_ahead() -> None:
+    manager = manager_of(MemoryKeeper())
+    with pytest.raises(BlockError, match="not running"):
+        manager.prefetch([Locator(bytes(32), 10)])
+
+
+def test_a_content_is_named_once_it_is_closed() -> None:
+    with manager_of(MemoryKeeper()) as manager:
+        content = manager.content("x")
+        content.write(noise(100))
+        with pytest.raises(BlockStateError, match="closed"):
+            content.named()
+        content.close()
+        content.named()
+
+
+def test_memory_whose_last_reader_ends_while_it_is_let_go_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = pool_of(64)
+    with nothing_leaks(pool), manager_of(MemoryKeeper(), pool) as manager:
+        block = manager.alloc("x")
+        manager.append(block, noise(5 * SLAB))
+        view, real_hold = manager.read(block, 0, 10), pool.set_hold
+
+        def hold(held: BufferBlock, why: Hold | None) -> None:
+            real_hold(held, why)
+            if why is Hold.PINNED:
+                monkeypatch.setattr(pool, "set_hold", real_hold)
+                view.release()
+
+        monkeypatch.setattr(pool, "set_hold", hold)
+        manager.commit(block, wait=True)
+        assert len(pool.take(64)) == 64
+        assert pool._holds == {}
+        pool.give_back([slab for slab, _ in list(pool._lent.values())])

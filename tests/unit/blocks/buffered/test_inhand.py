@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.unit.blocks.buffered.blockkit import SLAB, Gate, Thread, manager_of, noise, pool_of, read_segments
+from tests.unit.blocks.buffered.blockkit import SLAB, Fault, Gate, Thread, manager_of, noise, pool_of, read_segments
 
 from holdfast.blocks import MemoryKeeper
+from holdfast.blocks.buffered.committer import Backoff
 from holdfast.blocks.buffered.inhand import InHand
 from holdfast.blocks.buffered.packing import Packer
+from holdfast.errors import MemoryBudgetError
 
 LIMIT = SLAB // 2
 
@@ -119,3 +121,44 @@ def test_one_that_waits_for_memory_to_be_packed_holds_nobody_up() -> None:
         large.close()
         manager.commit_all()
         assert read_segments(manager, small.segments()) == noise(LIMIT)
+
+
+def test_a_store_that_is_down_ends_in_an_error_and_not_in_waiting_for_ever() -> None:
+    """What is kept for small contents comes back to nobody: who waits for it would wait for himself."""
+    keeper, fault, pool = MemoryKeeper(), Fault(), pool_of(256)
+    keeper.before_put = fault
+    with manager_of(keeper, pool, backoff=Backoff(tries=1)) as manager:
+
+        def fill() -> None:
+            for number in range(2000):
+                content = manager.content(f"small {number}")
+                content.write(noise(400, number))
+                content.close(wait=False)
+
+        with pytest.raises(MemoryBudgetError) as caught:
+            Thread(fill).join_result()
+        assert "kept for" not in str(caught.value)
+        fault.is_on = False
+        manager.commit_all()
+
+
+def test_what_is_not_used_comes_back_when_memory_is_short() -> None:
+    pool = pool_of(256)
+    held = InHand(pool, User(), SLAB)  # type: ignore[arg-type]
+    for _ in range(4):
+        assert held.take(LIMIT)
+    for _ in range(3):
+        held.give_back(LIMIT)
+    held.shrink()
+    assert pool.used_bytes == SLAB
+    held.give_back(LIMIT)
+    held.shrink()
+    assert pool.used_bytes == 0
+
+
+def test_after_its_end_it_takes_no_memory_any_more() -> None:
+    pool = pool_of(256)
+    with manager_of(MemoryKeeper(), pool) as manager:
+        pass
+    assert not manager.hold(10)
+    assert pool.used_bytes == 0
