@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import time
 from pathlib import Path
@@ -15,12 +16,13 @@ from tests.acceptance.conftest import SMALL, Archive
 from holdfast.browsing import VaultTree
 from holdfast.cli.app import run
 from holdfast.config import init_vault
-from holdfast.errors import EXIT_USAGE, IntegrityError, SourceError, VaultError
+from holdfast.errors import EXIT_DATA_AT_RISK, EXIT_USAGE, IntegrityError, SourceError, VaultError
 from holdfast.filesystem import HoldfastFileSystem
 from holdfast.testing import flip_bit
 from holdfast.values import Kind
 
 DATA = os.urandom(300_000)
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -225,6 +227,57 @@ def test_a_range_of_a_file_on_standard_output(
     capfdbinary.readouterr()
     assert run(["cat", "night/a", f"--range={text}", "--from", origin, "--vault", str(vault)]) == 0
     assert capfdbinary.readouterr().out == DATA[first:last]
+
+
+@pytest.mark.parametrize("origin", ["store", "tape", "any"])
+def test_one_file_is_put_where_nothing_is(
+    vault: Path, night: Path, archived: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origin: str
+) -> None:
+    (night / "a").chmod(0o640)
+    os.utime(night / "a", ns=(17, 1_600_000_000_123_456_789))
+    archived(night, now=True)
+    back = tmp_path / "back"
+    back.mkdir()
+    monkeypatch.chdir(back)
+    shared = ["--from", origin, "--vault", str(vault)]
+    assert run(["get", "night/a", *shared]) == 0
+    assert run(["get", "night/deep/b", "--to", "other name", *shared]) == 0
+    assert ((back / "a").read_bytes(), (back / "other name").read_bytes()) == (DATA, b"text\nof two lines\n")
+    status = (back / "a").stat()
+    assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o640, 1_600_000_000_123_456_789)
+    assert {path.name for path in back.iterdir()} == {"a", "other name"}
+
+
+def test_what_is_got_as_json(vault: Path, night: Path, archived: Archive, tmp_path: Path, capsys: Capture) -> None:
+    archived(night)
+    capsys.readouterr()
+    assert run(["get", "night/a", "--to", str(tmp_path / "x"), "--json", "--vault", str(vault)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["to"], told["size_bytes"]) == (str(tmp_path / "x"), len(DATA))
+
+
+def test_law_5_what_is_there_is_not_touched_and_nothing_is_left_of_what_failed(
+    vault: Path, night: Path, archived: Archive, tmp_path: Path, capsys: Capture
+) -> None:
+    archived(night)
+    back = tmp_path / "back"
+    back.mkdir()
+    (back / "a").write_text("mine")
+    (back / "link").symlink_to("nowhere")
+    for arguments in (["night/a", "--to", str(back)], ["night/a", "--to", str(back / "link")]):
+        assert run(["get", *arguments, "--vault", str(vault)]) == EXIT_USAGE
+        assert "there already" in capsys.readouterr().err
+    assert run(["get", "night/a", "--to", str(back / "no/folder"), "--vault", str(vault)]) == EXIT_USAGE
+    assert run(["get", "night/deep", "--to", str(back), "--vault", str(vault)]) != 0
+    assert run(["get", "night/none", "--to", str(back), "--vault", str(vault)]) != 0
+    (pack,) = (vault / "packs").glob("*.pack")
+    for offset in range(5000, pack.stat().st_size - 5000, 20_000):
+        flip_bit(pack, offset)
+    assert (
+        run(["get", "night/a", "--to", str(back / "new"), "--from", "store", "--vault", str(vault)])
+        == EXIT_DATA_AT_RISK
+    )
+    assert ({path.name for path in back.iterdir()}, (back / "a").read_text()) == ({"a", "link"}, "mine")
 
 
 @pytest.mark.parametrize("text", ["", "5", "a:b", "1:2:3", "-:", "1-5", "٣:", "9" * 19 + ":"])

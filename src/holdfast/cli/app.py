@@ -72,6 +72,7 @@ def holdfast(
 app.command("archive")(archive.archive)
 app.command("restore")(restore.restore)
 app.command("ls")(listing.ls)
+app.command("get")(restore.get)
 app.command("cat")(restore.cat)
 app.command("custody")(custody.custody)
 app.command("verify")(verify.verify)

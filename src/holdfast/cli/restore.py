@@ -1,4 +1,4 @@
-"""`holdfast restore` and `holdfast cat`: getting files back."""
+"""`holdfast restore`, `holdfast get` and `holdfast cat`: getting files back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from holdfast.cli.listing import as_fields
 from holdfast.cli.options import AsOfOption, FromOption, JsonOption, VaultOption
 from holdfast.cli.show import console, print_error, print_json, watch
 from holdfast.config import vault_folder
@@ -17,6 +18,7 @@ from holdfast.naming import parse_time
 from holdfast.reports import RestorePlan, RestoreReport, ScriptReport, as_document
 from holdfast.restoring import RestoreRequest
 from holdfast.restoring import cat as run_cat
+from holdfast.restoring import get as run_get
 from holdfast.restoring import plan as run_plan
 from holdfast.restoring import restore as run_restore
 from holdfast.restoring import write_script as run_script
@@ -137,6 +139,31 @@ def _show(report: RestoreReport, to: Path) -> None:
         out.print(f"  {kind}: {warning}")
     for error in report.errors:
         out.print(f"  FAILED: {error}")
+
+
+def get(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="<source>/<path> as `holdfast ls` shows it.")],
+    to: Annotated[
+        Path, typer.Option("--to", metavar="PATH", help="Where to put it: a folder, or a name that is free.")
+    ] = Path(),
+    vault: VaultOption = None,
+    as_of: AsOfOption = None,
+    origin: FromOption = "any",
+    as_json: JsonOption = False,
+) -> int:
+    """Put one file back, under its own name or another.
+
+    Checked, durable, with its mode and time; what is there already is never touched.
+
+    Example: holdfast get night/zen.2458661.23480.HH.uvh5 --to /tmp
+    """
+    moment = None if as_of is None else parse_time(as_of)
+    target, version = run_get(vault_folder(vault), file, to, as_of_ns=moment, origin=check_origin(origin))
+    if as_json:
+        print_json({"to": str(target)} | as_fields(version))
+    else:
+        console().print(f"{show_bytes(version.size_bytes)}: {target}", soft_wrap=True, highlight=False, markup=False)
+    return 0
 
 
 def cat(

@@ -1,21 +1,23 @@
-"""One file to a stream: from the block store, or from tape."""
+"""One file, from the block store or from tape: to a stream, or to a place of one's choice."""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from holdfast import durable
 from holdfast.blocks import ContentFile
 from holdfast.catalog import Cartridge, tapes
-from holdfast.errors import BackendError, HoldfastError, IntegrityError, SourceError
+from holdfast.errors import BackendError, HoldfastError, IntegrityError, SourceError, UsageError
 from holdfast.naming import find_version
 from holdfast.restoring.ways import Ways
 from holdfast.tape.library import TapeLibrary
 from holdfast.tape.recall import TapeContents
-from holdfast.values import Content, Kind
+from holdfast.values import Content, FileVersion, Kind
 from holdfast.vault import Vault, opened
 
 
@@ -30,16 +32,69 @@ def cat(
 ) -> None:
     """Write one file's bytes to `out`, or a `part` of them. Not one byte is written that was not checked.
 
-    From the store only what is wanted is read; from tape the whole file is, as only its last byte proves the first. Raises `SourceError` when there is no such file, and `IntegrityError` when no copy is good.
+    From the store only what is wanted is read; from tape the whole file is, as only its last byte proves the first. Raises
+    `SourceError` when there is no such file, and `IntegrityError` when no copy is good.
     """
-    with opened(folder) as vault, vault.store_reader() as reader:
+    with opened(folder) as vault:
         version = find_version(vault.catalog, name, as_of_ns).version
-        if version.kind is not Kind.FILE or version.content is None:
-            raise SourceError("not a file whose bytes are kept", place=name, found=version.kind.value)
-        segments = None if origin == "tape" else vault.catalog.find_segments(version.content)
-        if segments is None and origin == "store" and version.size_bytes:
-            raise SourceError("the file is not in the block store", place=name, hint="leave out --from store")
-        begin, end, _ = part.indices(version.size_bytes)
+        _write(vault, name, version, out, origin, part)
+
+
+def get(
+    folder: Path, name: str, to: Path, *, as_of_ns: int | None = None, origin: str = "any"
+) -> tuple[Path, FileVersion]:
+    """Put one file at `to`, or into `to` under its own name if that is a folder; returns where, and which version.
+
+    When this returns the file is whole, checked and durable, with its mode and mtime; before that nothing has its name.
+    Raises `UsageError` when something is there already or there is no such folder, and what `cat` raises.
+    """
+    with opened(folder) as vault:
+        version = find_version(vault.catalog, name, as_of_ns).version
+        target = to / os.fsdecode(version.full_path.rpartition(b"/")[2]) if to.is_dir() else to
+        _check_free(target)
+        with (
+            durable.disk_full_explained(target),
+            tempfile.TemporaryDirectory(dir=target.parent, prefix=".holdfast-") as aside,
+        ):
+            path = Path(aside) / "file"
+            with path.open("xb") as out:
+                _write(vault, name, version, out, origin, slice(None))
+                out.flush()
+                os.fchmod(out.fileno(), version.attributes.mode)
+                os.utime(out.fileno(), ns=(version.attributes.mtime_ns, version.attributes.mtime_ns))
+                durable.sync_file(out.fileno())
+            _give_name(path, target)
+        durable.sync_folder(target.parent)
+    return target, version
+
+
+def _give_name(path: Path, target: Path) -> None:
+    """Unless something has it by now; where there are no hard links, after one more look."""
+    try:
+        target.hardlink_to(path)
+    except FileExistsError:
+        _check_free(target)
+        raise
+    except OSError:
+        _check_free(target)
+        path.rename(target)
+
+
+def _check_free(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise UsageError("there is no such folder", place=str(target.parent), hint="make it, or name another with --to")
+    if os.path.lexists(target):
+        raise UsageError("something is there already", place=str(target), hint="name another place with --to")
+
+
+def _write(vault: Vault, name: str, version: FileVersion, out: BinaryIO, origin: str, part: slice) -> None:
+    if version.kind is not Kind.FILE or version.content is None:
+        raise SourceError("not a file whose bytes are kept", place=name, found=version.kind.value)
+    segments = None if origin == "tape" else vault.catalog.find_segments(version.content)
+    if segments is None and origin == "store" and version.size_bytes:
+        raise SourceError("the file is not in the block store", place=name, hint="leave out --from store")
+    begin, end, _ = part.indices(version.size_bytes)
+    with vault.store_reader() as reader:
         try:
             for piece in ContentFile(reader, segments or ()).pieces(begin, end):
                 out.write(piece)
@@ -47,8 +102,8 @@ def cat(
         except (IntegrityError, BackendError):
             if origin == "store" or not _is_on_tape(vault, version.content):
                 raise
-        if begin < end:
-            _cat_from_tape(vault, version.content, out, begin, end)
+    if begin < end:
+        _cat_from_tape(vault, version.content, out, begin, end)
 
 
 def _is_on_tape(vault: Vault, content: Content) -> bool:
