@@ -50,7 +50,8 @@ def collect(folder: Path, request: CollectRequest, watch: Watch | None = None) -
     began before. Raises `BusyError` when another collection is under way, or packs of a killed run must be adopted first and
     somebody else has the vault; `CapacityError` when there is no room to copy what is needed; and, when packs lie there, what
     backends raise, and `VaultError` when the place is not the one that they were moved to. Nothing is collected, and that is
-    an error, when the place has packs of the vault that the catalog does not know: they may name what seems unneeded. Whatever it raises, what is needed can be read, and running again goes on.
+    an error, when the place has packs of the vault that the catalog does not know: they may name what seems unneeded.
+    Whatever it raises, what is needed can be read, and running again goes on.
     """
     watch = watch or Silent()
     report = CollectReport(vault=str(folder))
