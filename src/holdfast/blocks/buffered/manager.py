@@ -59,7 +59,8 @@ class BlockManager:
 
     Leaving without an exception is a barrier (`commit_all`), then `stop`; leaving with one only stops. The keeper is
     the caller's, and outlives the manager. In a fork's child every call raises `BlockError`; a new manager is made there.
-    `workers` bring blocks to it, and `line_limit` blocks may wait for them before who commits has to wait. `cache_bytes` bounds what is fetched ahead, beside the pool's budget.
+    `workers` bring blocks to it, and `line_limit` blocks may wait for them before who commits has to wait. `cache_bytes`
+    bounds what is fetched ahead, beside the pool's budget.
     """
 
     def __init__(
